@@ -1,0 +1,12 @@
+"""localq; its durability comes from LOCALQ_DURABILITY, which the peer's entry sets."""
+
+from __future__ import annotations
+
+import os
+
+from localq import LocalQ, chord, group
+
+from benchmarks.peers.celery_words import CeleryWords
+
+app = LocalQ("bench", store=f"{os.environ['BENCH_DIR']}/store", durability=os.environ["LOCALQ_DURABILITY"])
+tool = CeleryWords(app, group, chord)

@@ -1,0 +1,617 @@
+"""The app: what ties tasks, settings and a store together.
+
+    your code            app                                    the store
+    ---------            ---                                    ---------
+    add.delay(2, 2) ---> send_call --> publisher.message ----->  storage.put
+    result.get()    <--- AsyncResult <------------------------   storage.records
+                                                                   ^
+    localq worker   ---> worker (supervisor, steward, children): claim -> executor.execute -> settle
+
+An app knows its tasks and where its store is; it opens the store at the first call, never before.
+Must not run tasks in any other way than the executor, nor write to the store other than by its verbs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+
+from localq import canvas, states
+from localq.config import Settings
+from localq.context import apps
+from localq.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, ImproperlyConfigured, NotRegistered
+from localq.executor import Executor
+from localq.message import Claim, Message, Outcome, Record
+from localq.publisher import NOT_YET, Publisher, check_options, warn_not_yet
+from localq.registry import nearest
+from localq.result import AsyncResult, EagerResult, GroupResult, value_of
+from localq.storage import open_storage
+from localq.storage.base import Bell, Storage
+from localq.storage.location import Location, is_foreign, locate, parse
+from localq.task import Task
+
+logger = logging.getLogger("localq.app")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PACKAGE = str(Path(__file__).parent) + os.sep
+
+
+class TaskRegistry(dict[str, Task[..., Any]]):
+    """Tasks by name. A task may have further names, which are found but not listed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aliases: dict[str, Task[..., Any]] = {}
+
+    def __missing__(self, name: str) -> Task[..., Any]:
+        try:
+            return self.aliases[name]
+        except KeyError:
+            raise NotRegistered(name) from None
+
+    def register(self, task: Task[..., Any]) -> None:
+        """Add a task under its own name."""
+        self[task.name] = task
+
+    def unregister(self, name: str) -> None:
+        """Take a task out."""
+        if name not in self:
+            raise NotRegistered(name)
+        del self[name]
+
+
+class LocalQ:
+    """An application: tasks, settings, one store.
+
+    Args:
+        main: the name of tasks of a file that is run as a script (`main.func`).
+        store: a path or URL of the store; see README for where it is if you do not say.
+        broker, backend: Celery's keywords; a path or URL of ours means the same as `store`, one of
+            another system is ignored with a warning.
+        include: modules that a worker imports.
+        durability: what a power cut may lose: `standard` (the last 50 ms) or `full` (nothing).
+        set_as_current: be the app that `current_app()` returns.
+        conf: further settings.
+    """
+
+    Task: type[Task[..., Any]] = Task
+
+    def __init__(
+        self,
+        main: str | None = None,
+        *,
+        store: str | os.PathLike[str] | None = None,
+        broker: str | None = None,
+        backend: str | None = None,
+        include: Iterable[str] | None = None,
+        durability: str | None = None,
+        task_cls: type[Task[..., Any]] | None = None,
+        set_as_current: bool = True,
+        strict_typing: bool = True,
+        loader: Any = None,
+        amqp: Any = None,
+        events: Any = None,
+        log: Any = None,
+        control: Any = None,
+        tasks: Any = None,
+        config_source: Any = None,
+        fixups: Any = None,
+        autofinalize: bool = True,
+        namespace: str | None = None,
+        changes: Mapping[str, Any] | None = None,
+        **conf: Any,
+    ) -> None:
+        self.main = main
+        self.made_by = _caller()
+        self.conf = Settings({**(changes or {}), **conf})
+        if include:
+            self.conf.update(include=tuple(include))
+        if durability or os.environ.get("LOCALQ_DURABILITY"):
+            self.conf.update(store_durability=durability or os.environ["LOCALQ_DURABILITY"])
+        self.strict_typing = strict_typing
+        if task_cls is not None:
+            self.Task = task_cls
+        self.tasks = TaskRegistry()
+        self._given = store
+        self._asked = (broker, backend)
+        self._location: Location | None = None
+        self._storage: Storage | None = None
+        self._start_afresh()
+        _register_builtins(self)
+        if set_as_current:
+            self.set_default()
+        apps.all.append(weakref.ref(self))
+        for name, options, function in apps.shared:
+            self._task_of(function, {**options, "name": name})
+        self.on_init()
+
+    def on_init(self) -> None:
+        """Called at the end of `__init__`; for subclasses."""
+
+    def _start_afresh(self) -> None:
+        """Have an identity of this process's own: at the start, and in a forked child."""
+        self.oid = token_hex(16)
+        self._opening = threading.Lock()
+        self._threads = threading.local()
+        self.publisher = Publisher(self.conf, lambda: self.storage, self.oid)
+
+    # -- The store -------------------------------------------------------------------------------
+
+    @property
+    def location(self) -> Location:
+        """Where the store is; decided at the first use."""
+        if self._location is None:
+            given = self._given
+            for url in (*self._asked, self.conf.get("broker_url"), self.conf.get("result_backend")):
+                if url and is_foreign(url):
+                    self._foreign = url
+                elif url and given is None:
+                    given = url
+            self._location = found = locate(given, self.made_by, self.main)
+            if found.note:
+                logger.warning("%s", found.note)
+            if getattr(self, "_foreign", None):
+                logger.warning("%s is ignored: localq keeps its work in %s", self._foreign.split("@")[-1], found.path)
+        return self._location
+
+    def use_store(self, given: str | os.PathLike[str]) -> None:
+        """Use another store from now on; relative means to the current directory.
+
+        Raises:
+            ImproperlyConfigured: it names a broker of another system.
+        """
+        if is_foreign(os.fspath(given)):
+            raise ImproperlyConfigured(f"{given} is not a store: localq has no broker; give a directory")
+        self.close()
+        self._location = parse(given, Path.cwd())
+
+    @property
+    def storage(self) -> Storage:
+        """The store, opened now if it is not open."""
+        if self._storage is None:
+            with self._opening:
+                if self._storage is None:
+                    found = self.location
+                    self._storage = open_storage(found.scheme, found.path, self.conf.store_durability)
+        return self._storage
+
+    def bell(self, own: bool) -> Bell:
+        """Return this thread's bell: for results of this process's own calls, or of anybody's."""
+        try:
+            bells: _ThreadBells = self._threads.bells
+        except AttributeError:
+            bells = self._threads.bells = _ThreadBells()
+        return bells.get(self.storage, self.oid if own else "*")
+
+    @property
+    def storage_url(self) -> str:
+        """The store as a URL, without opening it."""
+        found = self.location
+        return f"{found.scheme}:///{found.path}" if found.path else f"{found.scheme}:"
+
+    def worker_hint(self) -> str:
+        """Return the command that starts a worker for this app."""
+        module = Path(self.made_by).stem if self.made_by else "your_module"
+        return f"localq -A {module} worker"
+
+    def close(self) -> None:
+        """Let go of the store; the next call opens it again."""
+        if self._storage is not None:
+            self._threads = threading.local()
+            self._storage.close()
+            self._storage = None
+
+    def __enter__(self) -> LocalQ:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def set_current(self) -> None:
+        """Be the current app of this thread or coroutine."""
+        apps.current.set(self)
+
+    def set_default(self) -> None:
+        """Be the current app wherever no other was chosen."""
+        apps.default = self
+
+    # -- Tasks -------------------------------------------------------------------------------------
+
+    @overload
+    def task(self, fun: Callable[P, R], /) -> Task[P, R]: ...
+
+    @overload
+    def task(
+        self, *, bind: Literal[True], **options: Any
+    ) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+
+    @overload
+    def task(self, *, bind: Literal[False] = ..., **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+    def task(self, *args: Any, **options: Any) -> Any:
+        """Make a task of a function: `@app.task`, or `@app.task(bind=True, max_retries=5)`.
+
+        Args:
+            name: what messages call it; `module.function` if absent.
+            bind: pass the task itself as the first argument.
+            base: the class it becomes an object of.
+            options: attributes of the task; see `localq.task.Task`.
+
+        Raises:
+            TypeError: this is no function.
+        """
+        if len(args) > 1:
+            raise TypeError(f"@task takes 0 or 1 positional arguments, {len(args)} were given")
+        if args and not callable(args[0]):
+            raise TypeError(f"argument 1 to @task() must be a callable, got {args[0]!r}")
+        if args:
+            return self._task_of(args[0], options)
+        return lambda function: self._task_of(function, options)
+
+    def _task_of(self, function: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
+        options = dict(options)
+        name = options.pop("name", None) or self.gen_task_name(function.__name__, function.__module__)
+        known = self.tasks.get(name)
+        if known is not None:
+            if not _is_same(known, function):
+                warnings.warn(f"task {name!r} exists already; the first one stays", DuplicateTaskNameWarning, stacklevel=4)
+            return known
+        kind = _class_of(function, name, options.pop("base", None) or self.Task, options)
+        task = kind()
+        self._register(task)
+        self._add_aliases(task, function)
+        return task
+
+    def register_task(self, task: Any, **options: Any) -> Task[..., Any]:
+        """Register a task class of yours, or an object of one."""
+        task = task(**options) if isinstance(task, type) else task
+        if not task.name:
+            task.name = self.gen_task_name(type(task).__name__, type(task).__module__)
+        known = self.tasks.get(task.name)
+        if known is not None and known is not task:
+            warnings.warn(f"task {task.name!r} exists already; the first one stays", DuplicateTaskNameWarning, stacklevel=2)
+            return known
+        self._register(task)
+        return task  # type: ignore[no-any-return]
+
+    def _register(self, task: Task[..., Any]) -> None:
+        if task.typing is None:
+            task.typing = self.strict_typing
+        task.bind(self)
+        self.tasks.register(task)
+
+    def _add_aliases(self, task: Task[..., Any], function: Callable[..., Any]) -> None:
+        """Let one file be both a script and a worker's module: its tasks answer to both of its names."""
+        file = getattr(getattr(function, "__code__", None), "co_filename", None)
+        if file is None or file != self.made_by:
+            return
+        module = Path(file).stem if function.__module__ == "__main__" else function.__module__
+        for name in (f"{module}.{function.__name__}", f"{self.main or '__main__'}.{function.__name__}"):
+            self.tasks.aliases.setdefault(name, task)
+
+    def gen_task_name(self, name: str, module: str) -> str:
+        """Name a task of a function; override it to have other names."""
+        if module == "__main__" and self.main:
+            module = self.main
+        return f"{module}.{name}"
+
+    # -- Sending -----------------------------------------------------------------------------------
+
+    def send_call(
+        self, task: Task[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any] | None
+    ) -> AsyncResult[Any]:
+        """Send a call of a task; what `Task.apply_async` does once the arguments are checked."""
+        if self.conf.task_always_eager:
+            return self.apply_call(task, args, kwargs, options or {})
+        if options and options.get("link"):
+            return self.send(task.signature(args, kwargs, **options))  # type: ignore[no-any-return]
+        message = self.publisher.message(task.name, args, kwargs, task.defaults, options)
+        self.publisher.put((message,))
+        return self._handle(message)
+
+    def _handle(self, message: Message) -> AsyncResult[Any]:
+        return AsyncResult(
+            message.id, self, None, bool(message.ignore_result), True, message.name, message.queue
+        )
+
+    def send_task(
+        self, name: str, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> AsyncResult[Any]:
+        """Send a call by name; the task need not be registered here."""
+        if self.conf.task_always_eager:
+            warnings.warn(f"task_always_eager has no effect on send_task({name!r})", AlwaysEagerIgnored, stacklevel=2)
+        task = self.tasks.get(name)
+        options = {key: value for key, value in options.items() if value is not None}
+        defaults = task.defaults if task is not None else Task.defaults
+        message = self.publisher.message(name, tuple(args or ()), kwargs or {}, defaults, options)
+        self.publisher.put((message,))
+        return self._handle(message)
+
+    def send(self, signature: canvas.Signature) -> Any:
+        """Send a signature: one task, or a whole workflow in one transaction."""
+        if self.conf.task_always_eager:
+            return self.apply(signature)
+        plan = canvas.Plan(signature)
+        messages = [self._message_of(step) for step in plan.steps]
+        if messages:
+            self.publisher.put(messages)
+        return self._result_of(plan.node, {m.id: self._handle(m) for m in messages})
+
+    def _message_of(self, step: canvas.Step) -> Message:
+        sig = step.sig
+        task = self.tasks.get(sig.task) or self.tasks.aliases.get(sig.task)
+        options = {key: value for key, value in sig.options.items() if key not in ("task_id", "link")}
+        if task is not None and task._check is not None and not step.feed:
+            task._check(*sig.args, **sig.kwargs)
+        defaults = task.defaults if task is not None else Task.defaults
+        return self.publisher.message(sig.task, sig.args, sig.kwargs, defaults, options, step)
+
+    def _result_of(self, node: canvas.Node, handles: Mapping[str, Any]) -> Any:
+        """Build the caller's view of a workflow, from its first part to its last."""
+        path: list[canvas.Node] = []
+        at: canvas.Node | None = node
+        while at is not None:
+            path.append(at)
+            at = at.parent
+        parent: Any = None
+        for part in reversed(path):
+            if part.members is None:
+                found = handles[part.id]
+                found.parent = parent
+            else:
+                members = [self._result_of(_cut(member, part.parent), handles) for member in part.members]
+                found = GroupResult(part.id, members, self, parent)
+            parent = found
+        return parent
+
+    # -- Running here and now ------------------------------------------------------------------------
+
+    def apply_call(
+        self, task: Task[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any]
+    ) -> EagerResult[Any]:
+        """Run a call here and now; what `Task.apply` does."""
+        options = dict(options)
+        throw = options.pop("throw", None)
+        links = options.pop("link", None)
+        message = self.publisher.message(task.name, args, kwargs, task.defaults, options)
+        outcome = self._run_eagerly(task, message, ())
+        result = self._eager_result(message, outcome)
+        if result.successful():
+            for link in [links] if isinstance(links, dict) else links or ():
+                self.apply(canvas.signature(link).clone((result.get(),)))
+        if self.conf.task_eager_propagates if throw is None else throw:
+            result.get()
+        return result
+
+    def _run_eagerly(self, task: Task[..., Any], message: Message, fed: tuple[Any, ...]) -> Outcome:
+        executor = Executor(self.conf, message.origin, is_eager=True)
+        while True:
+            outcome = executor.execute(task, Claim(0, 1, 0, message), fed)
+            if outcome.again is None:
+                return outcome
+            message = outcome.again
+
+    def _eager_result(self, message: Message, outcome: Outcome) -> EagerResult[Any]:
+        record = Record(
+            message.id, message.name, outcome.state or states.PENDING, states.ENDED, outcome.result,
+            outcome.content_type, outcome.checksum, outcome.traceback, None, None, outcome.ended_at,
+            message.retries, message.queue, None, None, message.ignore_result, None,
+        )  # fmt: skip
+        return EagerResult(message.id, value_of(record, self.conf), record.state, self, outcome.traceback)
+
+    def apply(self, signature: canvas.Signature) -> Any:
+        """Run a signature here and now, a workflow step by step in the order of its plan."""
+        plan = canvas.Plan(signature)
+        done: dict[str, EagerResult[Any]] = {}
+        groups: dict[str, list[EagerResult[Any]]] = {}
+        for step in plan.steps:
+            before = _before(step, done, groups)
+            failed = next((each for each in before if each.failed()), None)
+            if failed is not None:
+                result = EagerResult[Any](step.id, failed.result, failed.state, self, failed.traceback)
+            else:
+                result = self._apply_step(step, before)
+            done[step.id] = result
+            if step.group_id is not None:
+                groups.setdefault(step.group_id, []).append(result)
+        found = self._result_of(plan.node, done)
+        if self.conf.task_eager_propagates:
+            found.get()
+        return found
+
+    def _apply_step(self, step: canvas.Step, before: list[EagerResult[Any]]) -> EagerResult[Any]:
+        values = [each.result for each in before]
+        fed: tuple[Any, ...] = ()
+        if step.feed == canvas.RESULT:
+            fed = (values[0],)
+        elif step.feed == canvas.RESULTS:
+            fed = (values,)
+        message = self._message_of(step)
+        return self._eager_result(message, self._run_eagerly(self.tasks[step.sig.task], message, fed))
+
+    def retried(
+        self, task: Task[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any], when: float
+    ) -> Message:
+        """Build the next attempt of the call that is running: the same id, one more retry."""
+        check_options(options)
+        request: Any = task.request
+        now: Message = request._claim.message
+        fresh = self.publisher.message(
+            now.name, args, kwargs, task.defaults, {"queue": now.queue, "priority": now.priority, **options}
+        )
+        return now._replace(
+            body=fresh.body, content_type=fresh.content_type, checksum=fresh.checksum, queue=fresh.queue,
+            priority=fresh.priority, retries=now.retries + 1, visible_at=when, headers=_without_feed(now.headers),
+            expires_at=fresh.expires_at if "expires" in options else now.expires_at,
+        )  # fmt: skip
+
+    # -- Handles and helpers -------------------------------------------------------------------------
+
+    def AsyncResult(self, id: str, **known: Any) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
+        """Return a handle on the task with this id."""
+        return AsyncResult(id, self, **known)
+
+    def GroupResult(self, id: str, results: Iterable[Any] = (), **known: Any) -> GroupResult:  # noqa: N802
+        """Return a handle on a group."""
+        return GroupResult(id, results, self, **known)
+
+    def signature(self, *args: Any, **kwargs: Any) -> Any:
+        """Make a signature bound to this app."""
+        return canvas.signature(*args, app=self, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.main or '__main__'} at 0x{id(self):x}>"
+
+
+class _ThreadBells:
+    """The bells of one thread; closed when the thread ends."""
+
+    def __init__(self) -> None:
+        self._pid, self._bells = os.getpid(), {}  # type: ignore[var-annotated]
+
+    def get(self, storage: Storage, replies: str) -> Bell:
+        bell = self._bells.get(replies)
+        if bell is None:
+            bell = self._bells[replies] = storage.bell(replies=replies)
+        return bell  # type: ignore[no-any-return]
+
+    def __del__(self) -> None:
+        if os.getpid() == self._pid:
+            for bell in self._bells.values():
+                bell.close()
+
+
+def shared_task(*args: Any, **options: Any) -> Any:
+    """Make a task of every app there is and will be; the returned object is the current app's."""
+
+    def share(function: Callable[..., Any]) -> SharedTask:
+        name = options.get("name") or f"{function.__module__}.{function.__name__}"
+        apps.shared.append((name, options, function))
+        for reference in apps.all:
+            app = reference()
+            if app is not None:
+                app._task_of(function, {**options, "name": name})
+        return SharedTask(name)
+
+    return share(args[0]) if args else share
+
+
+class SharedTask:
+    """Stands for the current app's task of this name."""
+
+    def __init__(self, name: str) -> None:
+        self.__dict__["name"] = name
+
+    def _target(self) -> Task[..., Any]:
+        app = apps.current.get() or apps.default
+        if app is None:
+            raise RuntimeError(f"shared task {self.name!r} needs an app: make one with LocalQ('name')")
+        return app.tasks[self.name]  # type: ignore[no-any-return]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target(), name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._target()(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<shared task {self.name}>"
+
+
+def _caller() -> str | None:
+    """Return the file whose code is making an app; None if it is not a file."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    file = frame.f_code.co_filename
+    return os.path.abspath(file) if os.path.isfile(file) else None
+
+
+def _is_same(task: Task[..., Any], function: Callable[..., Any]) -> bool:
+    known = getattr(task, "__wrapped__", None)
+    return known is function or (
+        getattr(known, "__code__", None) is not None
+        and known.__module__ == function.__module__
+        and known.__qualname__ == function.__qualname__
+        and known.__code__.co_filename == function.__code__.co_filename
+        and known.__code__.co_firstlineno == function.__code__.co_firstlineno
+    )
+
+
+def _class_of(
+    function: Callable[..., Any], name: str, base: type[Task[..., Any]], options: Mapping[str, Any]
+) -> type[Task[..., Any]]:
+    bound = options.get("bind", False)
+    attributes: dict[str, Any] = {key: value for key, value in options.items() if key != "bind"}
+    for key in attributes.keys() & NOT_YET:
+        warn_not_yet(key)
+    for key in attributes:
+        if not hasattr(Task, key) and key not in NOT_YET and nearest(key, _OPTIONS):
+            raise TypeError(f"a task has no option {key!r}{nearest(key, _OPTIONS)}")
+    return type(function.__name__, (base,), {
+        "name": name, "run": function if bound else staticmethod(function), "__wrapped__": function,
+        "__doc__": function.__doc__, "__module__": function.__module__, "__qualname__": function.__qualname__,
+        "abstract": False, **attributes,
+    })  # fmt: skip
+
+
+_OPTIONS = [name for name in Task.__annotations__ if not name.startswith("_")]
+
+
+def _cut(node: canvas.Node, above: canvas.Node | None) -> canvas.Node:
+    """A member's own part of the path: what stands above the whole group is the group's parent, not its."""
+    chain: list[canvas.Node] = []
+    at: canvas.Node | None = node
+    while at is not None and at is not above:
+        chain.append(at)
+        at = at.parent
+    parent: canvas.Node | None = None
+    for each in reversed(chain):
+        parent = canvas.Node(each.id, parent, each.members, each.ends)
+    assert parent is not None
+    return parent
+
+
+def _before(
+    step: canvas.Step, done: Mapping[str, EagerResult[Any]], groups: Mapping[str, list[EagerResult[Any]]]
+) -> list[EagerResult[Any]]:
+    if step.after is None:
+        return []
+    return [done[step.after]] if step.after in done else groups.get(step.after, [])
+
+
+def _without_feed(headers: str | None) -> str | None:
+    """A retry already has what it was fed among its arguments."""
+    return headers.replace('"feed":', '"was_fed":') if headers else None
+
+
+def _register_builtins(app: LocalQ) -> None:
+    @app.task(name="celery.accumulate")
+    def accumulate(*values: Any) -> list[Any]:
+        """Gather the results of a group into one."""
+        return list(values[0]) if len(values) == 1 and isinstance(values[0], list) else list(values)
+
+    @app.task(name="celery.ping")
+    def ping() -> str:
+        """Answer `pong`."""
+        return "pong"
+
+
+def _start_children_afresh() -> None:
+    for reference in list(apps.all):
+        app = reference()
+        if app is not None:
+            app._start_afresh()
+
+
+os.register_at_fork(after_in_child=_start_children_afresh)

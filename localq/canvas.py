@@ -1,0 +1,453 @@
+"""Signatures and workflows: what to run, before it is sent.
+
+A signature is a plain dict (JSON-able, as Celery's). `plan` turns any tree of signatures into
+messages-to-be: each step knows which end it waits for and what that end feeds it, so the store knows the
+whole workflow as soon as it is sent, every id of it included, and one `put` sends it all or nothing.
+
+    chain  a | b | c           b waits for a, c waits for b; each is fed the result before it
+    group  (a, b)              nobody waits
+    chord  group | body        body waits for every member of the group, and is fed the list of results
+
+Must not know apps, tasks or stores; "something that sends" is a protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from localq.context import current_app
+from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, new_id
+
+
+#: `Step.feed`, and the header of the same name.
+RESULT, RESULTS = "result", "results"
+
+
+class Sender(Protocol):
+    """What a signature needs in order to be sent."""
+
+    tasks: Any
+
+    def send(self, signature: Signature) -> Any: ...
+
+    def apply(self, signature: Signature) -> Any: ...
+
+
+class Signature(dict[str, Any]):
+    """A call that has not happened: task name, arguments, options.
+
+    Args:
+        task: a name, a task, or a dict that a signature was turned into.
+        immutable: takes no further arguments, and no result of the step before it.
+    """
+
+    subtask_type: str | None = None
+
+    def __init__(
+        self,
+        task: Any = None,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        immutable: bool = False,
+        app: Any = None,
+        **more: Any,
+    ) -> None:
+        if isinstance(task, dict):
+            super().__init__(task)
+        else:
+            super().__init__(
+                task=getattr(task, "name", task),
+                args=tuple(args or ()),
+                kwargs=dict(kwargs or {}),
+                options={**(options or {}), **more},
+                subtask_type=self.subtask_type,
+                immutable=immutable,
+            )
+        self._app = app if app is not None else getattr(task, "app", None)
+
+    # -- Looking at it -------------------------------------------------------------------------
+
+    @property
+    def task(self) -> str:
+        return str(self["task"])
+
+    name = task
+
+    @property
+    def args(self) -> Any:
+        return self["args"]
+
+    @property
+    def kwargs(self) -> Any:
+        return self["kwargs"]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self["options"]  # type: ignore[no-any-return]
+
+    @property
+    def immutable(self) -> bool:
+        return bool(self.get("immutable"))
+
+    @property
+    def id(self) -> str | None:
+        return self.options.get("task_id")
+
+    @property
+    def app(self) -> Any:
+        return self._app if self._app is not None else current_app()
+
+    @property
+    def type(self) -> Any:
+        """The task itself, if it is registered here."""
+        return self.app.tasks[self.task]
+
+    # -- Making others of it -------------------------------------------------------------------
+
+    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Return a copy with more arguments in front, more keywords and more options."""
+        new = _typed(self)(dict(self), app=self._app)
+        if not self.immutable:
+            new["args"] = (*args, *self.args)
+            new["kwargs"] = {**self.kwargs, **(kwargs or {})}
+        kept = deepcopy(self.options) if self.options else {}
+        new["options"] = {**kept, **{k: v for k, v in options.items() if v is not None}}
+        return new
+
+    partial = clone
+
+    def replace(self, args: Any = None, kwargs: Any = None, options: Any = None) -> Any:
+        """Return a copy with other arguments, keywords or options."""
+        new = self.clone()
+        for key, value in (("args", args), ("kwargs", kwargs), ("options", options)):
+            if value is not None:
+                new[key] = value
+        return new
+
+    def set(self, immutable: bool | None = None, **options: Any) -> Any:
+        """Set options on this signature and return it."""
+        if immutable is not None:
+            self.set_immutable(immutable)
+        self.options.update(options)
+        return self
+
+    def set_immutable(self, immutable: bool) -> None:
+        self["immutable"] = immutable
+
+    def freeze(self, _id: str | None = None) -> Any:
+        """Give the signature its id now, and return the result it will have."""
+        self.options.setdefault("task_id", _id or new_id())
+        return self.app.AsyncResult(self.options["task_id"])
+
+    # -- Sending it ----------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the task here and now."""
+        new = self.clone(args, kwargs)
+        return new.type(*new.args, **new.kwargs)
+
+    def delay(self, *args: Any, **kwargs: Any) -> Any:
+        """Send it, with these arguments in front."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Send it, with these arguments in front and these options."""
+        return self.app.send(self.clone(args or (), kwargs, **options))
+
+    def apply(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Run it here and now, as a worker would."""
+        return self.app.apply(self.clone(args or (), kwargs, **options))
+
+    def __invert__(self) -> Any:
+        return self.apply_async().get()
+
+    def __or__(self, other: Any) -> Any:
+        if not isinstance(other, Signature):
+            return NotImplemented
+        return joined(self, other)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return _typed(self)(deepcopy(dict(self), memo), app=self._app)
+
+    def __reduce__(self) -> Any:
+        return signature, (dict(self),)
+
+    def __repr__(self) -> str:
+        values = [repr(arg) for arg in self.args] + [f"{k}={v!r}" for k, v in self.kwargs.items()]
+        return f"{self.task}({', '.join(values)})"
+
+
+def _typed(sig: Mapping[str, Any]) -> Callable[..., Any]:
+    return {"chain": chain, "group": group, "chord": chord}.get(str(sig.get("subtask_type")), Signature)
+
+
+class chain(Signature):
+    """Steps one after another, each fed the result of the one before it."""
+
+    subtask_type = "chain"
+
+    def __init__(self, *tasks: Any, app: Any = None, **options: Any) -> None:
+        if len(tasks) == 1 and isinstance(tasks[0], dict) and tasks[0].get("subtask_type") == "chain":
+            super().__init__(tasks[0], app=app)
+            return
+        steps: list[Signature] = []
+        for step in _members(tasks):
+            steps += step.tasks if isinstance(step, chain) else [step]
+        super().__init__("celery.chain", (), {"tasks": _with_chords(steps)}, app=app or _app_of(steps), **options)
+
+    @property
+    def tasks(self) -> list[Signature]:
+        return [signature(each) for each in self.kwargs["tasks"]]
+
+    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> chain:
+        new: chain = super().clone((), None, **options)
+        steps = self.tasks
+        if steps:
+            steps[0] = steps[0].clone(args, kwargs)
+        new["kwargs"] = {"tasks": steps}
+        return new
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.apply_async(args, kwargs)
+
+    def __repr__(self) -> str:
+        return " | ".join(map(repr, self.tasks))
+
+
+class group(Signature):
+    """Members side by side."""
+
+    subtask_type = "group"
+
+    def __init__(self, *tasks: Any, app: Any = None, **options: Any) -> None:
+        if len(tasks) == 1 and isinstance(tasks[0], dict) and tasks[0].get("subtask_type") == "group":
+            super().__init__(tasks[0], app=app)
+            return
+        members = _members(tasks)
+        super().__init__("celery.group", (), {"tasks": members}, app=app or _app_of(members), **options)
+
+    @property
+    def tasks(self) -> list[Signature]:
+        return [signature(each) for each in self.kwargs["tasks"]]
+
+    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> group:
+        new: group = super().clone((), None, **options)
+        args = tuple(args)
+        if args or kwargs:
+            new["kwargs"] = {"tasks": [each.clone(args, kwargs) for each in self.tasks]}
+        return new
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.apply_async(args, kwargs)
+
+    def __len__(self) -> int:
+        return len(self.kwargs["tasks"])
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"group({', '.join(map(repr, self.tasks))})" if len(self) else "group(<empty>)"
+
+
+class chord(Signature):
+    """A body that runs once, with the list of the results of every member of its header."""
+
+    subtask_type = "chord"
+
+    def __init__(self, header: Any, body: Any = None, app: Any = None, **options: Any) -> None:
+        if isinstance(header, dict) and header.get("subtask_type") == "chord":
+            super().__init__(header, app=app)
+            return
+        head = group(*(header.tasks if isinstance(header, group | chain) else _members((header,))))
+        super().__init__("celery.chord", (), {"header": head, "body": body}, app=app or _app_of(head.tasks), **options)
+
+    @property
+    def header(self) -> group:
+        return group(self.kwargs["header"])
+
+    @property
+    def body(self) -> Signature:
+        return signature(self.kwargs["body"])
+
+    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> chord:
+        new: chord = super().clone((), None, **options)
+        new["kwargs"] = {"header": self.header.clone(args, kwargs), "body": self.kwargs["body"]}
+        return new
+
+    def __call__(self, body: Any = None, **options: Any) -> Any:
+        new = self.clone(**options)
+        if body is not None:
+            new["kwargs"]["body"] = body
+        return new.app.send(new)
+
+    def __repr__(self) -> str:
+        return f"%{self.kwargs['body']!r}({self.header.tasks!r})"
+
+
+def signature(task: Any, args: Any = None, kwargs: Any = None, app: Any = None, **options: Any) -> Any:
+    """Make a signature of a task, a name, or a dict that one was turned into."""
+    if isinstance(task, dict):
+        return task if isinstance(task, Signature) else _typed(task)(task, app=app)
+    return Signature(task, args, kwargs, app=app, **options)
+
+
+subtask = signature
+
+
+def maybe_signature(found: Any, app: Any = None) -> Any:
+    """Make a signature of a dict; None stays None."""
+    return None if found is None else signature(found, app=app)
+
+
+def joined(first: Signature, second: Signature) -> Any:
+    """`first | second`: a chain, or a chord if a group is followed by something."""
+    steps = [step for each in (first, second) for step in (each.tasks if isinstance(each, chain) else [each])]
+    steps = _with_chords(steps)
+    return steps[0] if len(steps) == 1 else chain(*steps, app=first._app)
+
+
+def _with_chords(steps: list[Signature]) -> list[Signature]:
+    """A group that is followed by a step becomes a chord with that step as its body."""
+    found: list[Signature] = []
+    for step in steps:
+        if found and isinstance(found[-1], group):
+            header = found.pop()
+            found.append(chord(header, body=step, app=header._app))
+        else:
+            found.append(step)
+    return found
+
+
+def _members(tasks: Sequence[Any]) -> list[Signature]:
+    if len(tasks) == 1 and not isinstance(tasks[0], dict):
+        tasks = list(tasks[0])
+    elif len(tasks) == 1 and isinstance(tasks[0], group):
+        tasks = tasks[0].tasks
+    return [signature(each) for each in tasks]
+
+
+def _app_of(steps: Iterable[Signature]) -> Any:
+    return next((step._app for step in steps if step._app is not None), None)
+
+
+# -- Planning ------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Step:
+    """One message to be.
+
+    Attributes:
+        after, waits_for: what it waits for, and how many ends of it.
+        feed: what those ends give it as its first argument: one RESULT, the list of RESULTS, or nothing.
+        leads: who waits for it; filled when somebody does.
+    """
+
+    sig: Signature
+    id: str
+    after: str | None = None
+    waits_for: int = 0
+    feed: str | None = None
+    group_id: str | None = None
+    position: int | None = None
+    leads: int = 0
+
+
+@dataclass(slots=True)
+class Node:
+    """What a caller gets for a part of a workflow: a result's id, or a group of them."""
+
+    id: str
+    parent: Node | None = None
+    members: list[Node] | None = None
+    #: The steps whose ends are this part's end.
+    ends: list[Step] = field(default_factory=list)
+
+
+class Plan:
+    """A workflow laid out: its steps in the order they are to be put, and the node of its end."""
+
+    def __init__(self, sig: Signature) -> None:
+        self.steps: list[Step] = []
+        self.node = self._lay(sig, None)
+
+    def _lay(self, sig: Signature, before: Node | None) -> Node:
+        if isinstance(sig, chain):
+            return self._lay_chain(sig, before)
+        if isinstance(sig, chord):
+            return self._lay(sig.body, self._lay(sig.header, before))
+        if isinstance(sig, group):
+            return self._lay_group(sig, before)
+        step = Step(sig, sig.id or new_id())
+        self._wait_for(step, before)
+        self.steps.append(step)
+        node = Node(step.id, before, ends=[step])
+        links = sig.options.get("link") or ()
+        for link in [links] if isinstance(links, dict) else links:
+            self._lay(signature(link), node)
+        return node
+
+    def _lay_chain(self, sig: chain, before: Node | None) -> Node:
+        steps = _with_options(sig, sig.tasks)
+        if not steps:
+            raise ValueError("an empty chain cannot be sent: give it at least one task")
+        for each in steps:
+            before = self._lay(each, before)
+        assert before is not None
+        return before
+
+    def _lay_group(self, sig: group, before: Node | None) -> Node:
+        group_id = sig.options.get("task_id") or new_id()
+        members = [self._lay_member(each, before) for each in _flat(sig)]
+        ends = [end for member in members for end in member.ends]
+        for position, end in enumerate(ends):
+            end.group_id, end.position = group_id, position
+        return Node(group_id, before, members, ends)
+
+    def _lay_member(self, sig: Signature, before: Node | None) -> Node:
+        node = self._lay(sig, before)
+        if node.members is None:
+            return node
+        # A member that ends in a group: one more step gathers its list, so that each member has one end.
+        return self._lay(Signature("celery.accumulate", app=sig._app), node)
+
+    def _wait_for(self, step: Step, before: Node | None) -> None:
+        if before is None:
+            return
+        self._tie(step, before)
+        if step.sig.immutable:
+            step.feed = None
+
+    def _tie(self, step: Step, before: Node) -> None:
+        if before.members is None:
+            step.after, step.waits_for, step.feed = before.id, 1, RESULT
+            before.ends[0].leads |= LEADS_BY_ID
+        else:
+            step.after, step.waits_for, step.feed = before.id, len(before.ends), RESULTS
+            for end in before.ends:
+                end.leads |= LEADS_BY_GROUP
+
+
+def _flat(sig: group) -> list[Signature]:
+    """The members, those of groups within the group in their place; the group's options go to each."""
+    shared = {k: v for k, v in sig.options.items() if k != "task_id"}
+    found: list[Signature] = []
+    for each in sig.tasks:
+        found += _flat(each) if isinstance(each, group) else [each.clone(**shared) if shared else each]
+    return found
+
+
+def _with_options(sig: Signature, steps: list[Signature]) -> list[Signature]:
+    """A chain's options are its first task's, its id is its last task's."""
+    options = dict(sig.options)
+    task_id = options.pop("task_id", None)
+    if steps and options:
+        steps[0] = steps[0].clone(**options)
+    if steps and task_id is not None:
+        steps[-1] = steps[-1].clone(task_id=task_id)
+    return steps

@@ -1,0 +1,125 @@
+"""The command group: global options before or after the command, "did you mean", errors without tracebacks."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from localq import __version__
+from localq.cli.errors import Mistake
+from localq.exceptions import ImproperlyConfigured, LocalqError, StoreError
+from localq.registry import nearest
+
+#: Command -> module that has it; imported when it is asked for, so that `--help` stays quick.
+COMMANDS = {"worker": "localq.cli.worker", "report": "localq.cli.report"}
+
+#: Options that may stand before or after the command.
+GLOBAL: tuple[Any, ...] = (
+    click.Option(["-A", "--app", "app_spec"], metavar="MODULE[:APP]", help="The app: module, module:attribute or file.py."),
+    click.Option(["-b", "--broker", "--store", "store"], metavar="PATH", help="The store, if not the app's own."),
+    click.Option(["--workdir"], metavar="DIR", help="Change to this directory first."),
+    click.Option(["-C", "--no-color", "no_color"], is_flag=True, help="No colour."),
+    click.Option(["-q", "--quiet"], is_flag=True, help="No banner."),
+    click.Option(["--debug"], is_flag=True, help="Show Python tracebacks of errors."),
+)
+
+
+class Group(click.Group):
+    """Commands by name, loaded late; an unknown one names the nearest."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[name]).command
+        known = {opt for param in command.params for opt in param.opts}
+        command.params += [option for option in GLOBAL if not known & set(option.opts)]
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise Mistake("LQ100", f"no command is named {args[0]!r}{nearest(args[0], COMMANDS)}",
+                          hint="localq --help lists them")  # fmt: skip
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=Group,
+    params=list(GLOBAL),
+    context_settings={"auto_envvar_prefix": "LOCALQ", "help_option_names": ["-h", "--help"]},
+    epilog="Start here:  localq -A tasks worker",
+)
+@click.version_option(__version__, prog_name="localq")
+@click.pass_context
+def cli(ctx: click.Context, **options: Any) -> None:
+    """Task queue with no broker and no server: Celery's words, one directory."""
+    ctx.obj = options
+
+
+def merged(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Join the options given before the command with those after it; the later ones win."""
+    before = ctx.obj or {}
+    found = {**options}
+    for name in before:
+        found[name] = options.get(name) or before[name]
+    if found.get("workdir"):
+        os.chdir(found["workdir"])
+    return found
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code."""
+    words = list(sys.argv[1:] if args is None else args)
+    try:
+        result = cli.main(words, prog_name="localq", standalone_mode=False)
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
+    except click.Abort:
+        return 130
+    except Mistake as exc:
+        return _say(exc, words)
+    except click.UsageError as exc:
+        return _say(Mistake("LQ101", exc.format_message(), hint=_usage_hint(exc)), words)
+    except ImproperlyConfigured as exc:
+        return _say(Mistake("LQ010", str(exc)), words)
+    except StoreError as exc:
+        return _say(Mistake("LQ020", str(exc), exit_code=74), words)
+    except LocalqError as exc:
+        return _say(Mistake("LQ030", str(exc), exit_code=1), words)
+    except Exception as exc:
+        # The user's own module failed while it was imported: its last line is what helps.
+        return _say(Mistake("LQ005", f"{type(exc).__name__}: {exc}", cause=_own_frame(exc),
+                            hint="--debug shows the whole traceback"), words)  # fmt: skip
+    return int(result or 0)
+
+
+def _say(mistake: Mistake, words: Sequence[str]) -> int:
+    if "--debug" in words:
+        traceback.print_exc()
+    click.echo(str(mistake), err=True)
+    return mistake.exit_code
+
+
+def _usage_hint(exc: click.UsageError) -> str:
+    path = exc.ctx.command_path if exc.ctx else "localq"
+    return f"{path} --help"
+
+
+def _own_frame(exc: BaseException) -> str | None:
+    frames = traceback.extract_tb(exc.__traceback__)
+    here = os.path.dirname(os.path.dirname(__file__))
+    own = [f for f in frames if not f.filename.startswith((here, "<frozen")) and os.sep + "click" + os.sep not in f.filename]
+    return f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else None
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())

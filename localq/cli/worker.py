@@ -1,0 +1,71 @@
+"""`localq worker`."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import Any
+
+import click
+
+from localq import __version__
+from localq.cli.errors import Mistake
+from localq.cli.finder import find_app
+from localq.cli.main import merged
+from localq.registry import nearest
+from localq.worker import Worker, configure_logging, pools
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
+
+
+class Level(click.ParamType):
+    """A log level by name, in any case."""
+
+    name = "level"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if str(value).upper() not in LEVELS:
+            raise Mistake("LQ102", f"no log level is named {value!r}{nearest(str(value).upper(), LEVELS)}")
+        return int(getattr(logging, str(value).upper()))
+
+
+def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str]:
+    return [name.strip() for name in value.split(",") if name.strip()] if value else []
+
+
+@click.command(
+    epilog="\b\nExamples:\n  localq -A tasks worker\n  localq -A proj worker -c 4 -Q mail,default -l WARNING\n"
+    "  localq -A path/to/file.py worker -P solo"
+)
+@click.option("-c", "--concurrency", type=click.IntRange(min=1), help="Child processes; default: the CPUs it may use.")
+@click.option("-Q", "--queues", "--queue", callback=_names, metavar="A,B", help="Queues to take tasks from.")
+@click.option("-P", "--pool", metavar="POOL", help="prefork (default) or solo.")
+@click.option("-n", "--hostname", metavar="NAME", help="Node name; %h is this host. Default: localq@%h.")
+@click.option("-l", "-L", "--loglevel", type=Level(), default="INFO", show_default=True, help="Log level.")
+@click.option("-I", "--include", callback=_names, metavar="A,B", help="More modules to import.")
+@click.option("--without-gossip", is_flag=True, hidden=True)
+@click.option("--without-mingle", is_flag=True, hidden=True)
+@click.option("--without-heartbeat", is_flag=True, hidden=True)
+@click.pass_context
+def command(ctx: click.Context, **options: Any) -> None:
+    """Run the tasks of an app until stopped (Ctrl-C once: finish what runs; twice: stop at once)."""
+    given = merged(ctx, options)
+    if given["pool"] and given["pool"] not in pools.names():
+        raise Mistake("LQ103", f"no pool is named {given['pool']!r}{nearest(given['pool'], pools.names())}",
+                      hint=f"pools: {', '.join(pools.names())}")  # fmt: skip
+    app = find_app(given["app_spec"])
+    if given["store"]:
+        app.use_store(given["store"])
+    if given["no_color"]:
+        app.conf.worker_log_color = False
+    configure_logging(app, given["loglevel"])
+    for name in (*app.conf.imports, *app.conf.include, *given["include"]):
+        importlib.import_module(name)
+    worker = Worker(
+        app, queues=given["queues"], concurrency=given["concurrency"], pool=given["pool"],
+        hostname=given["hostname"], loglevel=given["loglevel"], quiet=given["quiet"], version=__version__,
+    )  # fmt: skip
+    sys.exit(worker.run())

@@ -1,0 +1,250 @@
+"""Every exception of localq, in one tree.
+
+Celery's names keep Celery's meaning, so that `except` clauses carry over. Three branches matter:
+what ends an attempt on purpose (`TaskPredicate`), what a task or a result can end in (`TaskError`),
+and what the store can answer (`StoreError`, all of them `OperationalError` to a Celery user).
+Knows nothing of stores, tasks or apps: it only names what can go wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class LocalqError(Exception):
+    """Root of all errors that localq raises."""
+
+
+#: Celery's name for the root, so that `except CeleryError` carries over.
+CeleryError = LocalqError
+
+
+class LocalqWarning(UserWarning):
+    """Root of all warnings that localq gives."""
+
+
+CeleryWarning = LocalqWarning
+
+
+class AlwaysEagerIgnored(LocalqWarning):
+    """`send_task` sends although `task_always_eager` is set: it has no function to run here."""
+
+
+class DuplicateTaskNameWarning(LocalqWarning):
+    """A second task was given a name that is taken; the first one stays."""
+
+
+class ImproperlyConfigured(LocalqError):
+    """A setting, an app or a store place cannot be used as given."""
+
+
+class SecurityError(LocalqError):
+    """Something in the store asked for what it must not get."""
+
+
+# -- What ends an attempt on purpose -------------------------------------------------------------
+
+
+class TaskPredicate(LocalqError):
+    """Raised in a task to say how its attempt ends."""
+
+
+class Ignore(TaskPredicate):
+    """The attempt ends without any state being written."""
+
+
+class Reject(TaskPredicate):
+    """The message is refused, and put back when `requeue` is true and the task acknowledges late."""
+
+    def __init__(self, reason: object = None, requeue: bool = False) -> None:
+        self.reason = reason
+        self.requeue = requeue
+        super().__init__(reason, requeue)
+
+    def __repr__(self) -> str:
+        return f"reject requeue={self.requeue}: {self.reason}"
+
+
+class Retry(TaskPredicate):
+    """The attempt ends and the task runs again.
+
+    Args:
+        message: words for the log.
+        exc: the exception behind it, kept as the RETRY state's result.
+        when: seconds from now, or the datetime of the next attempt.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        exc: BaseException | None = None,
+        when: Any = None,
+        is_eager: bool = False,
+        sig: Any = None,
+    ) -> None:
+        self.message = message
+        self.exc = exc
+        self.when = when
+        self.is_eager = is_eager
+        self.sig = sig
+        super().__init__(message, exc, when)
+
+    def humanize(self) -> str:
+        """Say when the next attempt is due: `in 5s`, or `at <datetime>`."""
+        if isinstance(self.when, int | float):
+            return f"in {self.when}s"
+        return f"at {self.when}"
+
+    def __str__(self) -> str:
+        if self.message:
+            return self.message
+        if self.exc is not None:
+            return f"Retry {self.humanize()}: {self.exc!r}"
+        return f"Retry {self.humanize()}"
+
+
+# -- What a task or a result ends in -------------------------------------------------------------
+
+
+class TaskError(LocalqError):
+    """Something is wrong with a task or its result."""
+
+
+class NotRegistered(KeyError, TaskError):
+    """No task of this name is registered in this process."""
+
+    def __repr__(self) -> str:
+        return f"{self.args[0]!r} is not registered"
+
+    def __str__(self) -> str:
+        return repr(self)
+
+
+class AlreadyRegistered(TaskError):
+    """A name is taken by another object."""
+
+
+class QueueNotFound(KeyError, TaskError):
+    """A queue is not among `task_queues`, and `task_create_missing_queues` is off."""
+
+
+class TimeoutError(TaskError):
+    """The time given to wait for a result is over; the task itself goes on."""
+
+
+class MaxRetriesExceededError(TaskError):
+    """The task has used up its `max_retries`."""
+
+    def __init__(self, *args: object, **kwargs: Any) -> None:
+        self.task_args: Any = kwargs.pop("task_args", [])
+        self.task_kwargs: Any = kwargs.pop("task_kwargs", {})
+        super().__init__(*args)
+
+
+class TaskRevokedError(TaskError):
+    """The task was revoked, or was not started before it expired."""
+
+
+class InvalidTaskError(TaskError):
+    """A message cannot be understood as a task."""
+
+
+class ChordError(TaskError):
+    """A header task failed, so the body of its chord does not run."""
+
+
+class DuplicateTaskId(TaskError):
+    """This `task_id` is in use by a message with another payload."""
+
+
+class WorkerLostError(LocalqError):
+    """The process that ran the task ended before the task did."""
+
+
+class SoftTimeLimitExceeded(LocalqError):
+    """The task has used up its soft time limit."""
+
+
+class TimeLimitExceeded(LocalqError):
+    """The task has used up its hard time limit and was stopped."""
+
+
+# -- What cannot be written or read as data ------------------------------------------------------
+
+
+class EncodeError(LocalqError):
+    """A value cannot be written by the serializer in use."""
+
+
+class DecodeError(LocalqError):
+    """A payload cannot be read."""
+
+
+class ContentDisallowed(DecodeError):
+    """A payload's content type is not accepted here."""
+
+
+class PayloadCorrupt(DecodeError):
+    """A payload does not have the checksum it was written with."""
+
+
+class SerializerNotInstalled(LocalqError):
+    """No serializer of this name is known, or its package is not installed."""
+
+
+# -- What the store answers ----------------------------------------------------------------------
+
+
+class OperationalError(LocalqError):
+    """The store could not do what was asked. Celery users know the name from kombu."""
+
+
+class StoreError(OperationalError):
+    """Root of the store's own errors; each names the store and the way out."""
+
+
+class StoreBusy(StoreError):
+    """Another process has held the store's gate for longer than the caller would wait."""
+
+
+class StoreFull(StoreError):
+    """The disk is full: nothing was written."""
+
+
+class StoreReadOnly(StoreError):
+    """The store is on a file system, or behind permissions, that forbid writing."""
+
+
+class StoreUntrusted(StoreError):
+    """The directory or one of its files is not what a store of this user looks like."""
+
+
+class StoreVersionError(StoreError):
+    """The store was written by a newer localq."""
+
+
+class StoreReplaced(StoreError):
+    """The store's files were removed or replaced while in use: nothing was written."""
+
+
+class StoreCorrupt(StoreError):
+    """The database is damaged; it is left as it is."""
+
+
+class OutcomeUnknown(StoreError):
+    """The disk failed during a commit: it may have happened or not. Sending the same id again is safe."""
+
+
+class StaleClaim(StoreError):
+    """The claim was given to somebody else meanwhile, so its outcome is refused."""
+
+
+# -- How a worker stops --------------------------------------------------------------------------
+
+
+class WorkerShutdown(SystemExit):
+    """Raised to stop the worker warmly."""
+
+
+class WorkerTerminate(SystemExit):
+    """Raised to stop the worker at once."""

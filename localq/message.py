@@ -1,0 +1,172 @@
+"""The records that travel: what is asked, who has it, how it ended, how it stands.
+
+`Message -> Claim -> Outcome` is the life of one attempt; `Record` is what a reader sees. All of
+them are plain tuples (NamedTuple: built in C, 0.3 us against 3 us for a frozen dataclass of this
+width, and an SQL row is one already). Knows nothing of how or where they are kept.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from typing import NamedTuple
+
+#: `Message.leads`: others wait for this message's end, by its id ...
+LEADS_BY_ID = 1
+#: ... or by the end of every member of its group.
+LEADS_BY_GROUP = 2
+
+
+class Message(NamedTuple):
+    """What is asked: one task to run once, with everything needed to run it.
+
+    Attributes:
+        body: the encoded `[args, kwargs]`.
+        headers: JSON text of whatever differs from the defaults; None for a plain call.
+        origin: the sender, `gen<pid>@<host>`.
+        reply_to: names the sender's bell.
+        visible_at: not before this wall time; None means now.
+        expires_at: not after this wall time.
+        after: the message waits for the end of this message id or group id ...
+        waits_for: ... that is, for so many ends; 0 means it waits for nobody.
+        group_id, position: membership in a group, and the place of its result in it.
+        leads: whether others wait for this one (LEADS_BY_ID, LEADS_BY_GROUP).
+    """
+
+    id: str
+    name: str
+    body: bytes
+    queue: str = "celery"
+    priority: int = 5
+    content_type: str = "application/json"
+    compression: str | None = None
+    signature: bytes | None = None
+    checksum: int = 0
+    headers: str | None = None
+    origin: str | None = None
+    reply_to: str | None = None
+    retries: int = 0
+    sent_at: float = 0.0
+    visible_at: float | None = None
+    expires_at: float | None = None
+    ignore_result: int = 0
+    after: str | None = None
+    waits_for: int = 0
+    group_id: str | None = None
+    position: int | None = None
+    leads: int = 0
+
+
+class Claim(NamedTuple):
+    """A message in the hands of an owner.
+
+    `token` counts the claims of this message: only the newest may settle it.
+    `redeliveries` counts the attempts that a dead owner did not end.
+    """
+
+    seq: int
+    token: int
+    redeliveries: int
+    message: Message
+
+
+class Want(NamedTuple):
+    """What an owner would take: at most `limit` messages of these queues, due by `now`."""
+
+    owner: str
+    queues: tuple[str, ...]
+    limit: int
+    now: float
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended, as data. `storage.settle` makes it true in one transaction.
+
+    Attributes:
+        state: the new state; None leaves it as it is (Ignore, a message given back).
+        ended: the message will not run again.
+        again: the message to run again under the same id (a retry), or None.
+        charged: 1 if this attempt counts as a redelivery (its owner died while running it).
+        result, content_type, checksum: the encoded result, or the exception as data.
+        group_failure: what those who wait for the whole group get if this member failed.
+        sends: further messages that exist from this moment on.
+    """
+
+    seq: int
+    token: int
+    id: str
+    state: str | None = None
+    ended: bool = True
+    again: Message | None = None
+    charged: int = 0
+    result: bytes | None = None
+    content_type: str | None = None
+    checksum: int | None = None
+    traceback: str | None = None
+    children: str | None = None
+    worker: str | None = None
+    ended_at: float | None = None
+    group_failure: bytes | None = None
+    sends: tuple[Message, ...] = ()
+    group_id: str | None = None
+    leads: int = 0
+    reply_to: str | None = None
+
+
+class Record(NamedTuple):
+    """How a task stands: what `AsyncResult` reads."""
+
+    id: str
+    name: str
+    state: str
+    place: str
+    result: bytes | None
+    content_type: str | None
+    checksum: int | None
+    traceback: str | None
+    children: str | None
+    worker: str | None
+    ended_at: float | None
+    retries: int
+    queue: str
+    group_id: str | None
+    position: int | None
+    ignore_result: int
+    hold: str | None
+
+    @property
+    def ended(self) -> bool:
+        return self.place == "ended"
+
+
+class Turn(NamedTuple):
+    """What `settle` answers: the next claims, and the outcomes refused because their claim was stale."""
+
+    claims: list[Claim]
+    stale: list[Outcome]
+
+
+class _Ids:
+    """UUIDv7 (RFC 9562): ordered by time, so that a million of them stay neighbours in an index.
+
+    The random part is 74 bits of a generator that every process seeds from the kernel, because a
+    system call for each id (os.urandom, 0.5 us) is a tenth of what a put may cost in Python.
+    """
+
+    def __init__(self) -> None:
+        self.reseed()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.reseed)
+
+    def reseed(self) -> None:
+        self._bits = random.SystemRandom().getrandbits(128)
+        self._next = random.Random(self._bits).getrandbits
+
+    def new(self) -> str:
+        r = self._next(74)
+        h = f"{time.time_ns() // 1_000_000:012x}7{r >> 62:03x}{0x8000000000000000 | r & 0x3FFFFFFFFFFFFFFF:016x}"
+        return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+new_id = _Ids().new

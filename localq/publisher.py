@@ -1,0 +1,209 @@
+"""Calls to messages, and messages to the store: the sending half of every task.
+
+What a call's options mean is decided here and nowhere else. Must not run tasks, and does not read results.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+from localq import clock, routing, signals
+from localq.canvas import Step
+from localq.context import running
+from localq.exceptions import LocalqWarning
+from localq.message import Message, new_id
+from localq.registry import nearest
+from localq.serialization import checksum, encode
+from localq.storage.base import Storage
+
+#: Everything `apply_async` takes besides args and kwargs, and what it means.
+CALL_OPTIONS: dict[str, str] = {
+    "task_id": "the id; a new UUID if absent",
+    "countdown": "seconds from now before which it must not start",
+    "eta": "datetime, or ISO text, before which it must not start",
+    "expires": "seconds from now, datetime or ISO text after which it must not start",
+    "queue": "queue name; wins over routes",
+    "priority": "0 (first) to 255 (last)",
+    "serializer": "name of the serializer of the arguments",
+    "ignore_result": "keep no result",
+    "headers": "dict for request.headers",
+    "shadow": "name to show in logs",
+    "argsrepr": "text to show instead of the positional arguments",
+    "kwargsrepr": "text to show instead of the keyword arguments",
+    "link": "signature, or list of them, to send with the result on success",
+    "root_id": "id of the workflow's first task",
+    "parent_id": "id of the task that sent this one",
+    "retries": "attempts before this one",
+    "retry": "accepted: a put either happens or raises",
+    "retry_policy": "accepted, see retry",
+    "connection": "accepted: there is no broker",
+    "producer": "accepted: there is no broker",
+    "add_to_parent": "accepted",
+    "exchange": "accepted: names lead to queues directly",
+    "routing_key": "accepted, see exchange",
+    "delivery_mode": "accepted: every message is on disk",
+}
+#: Options of Celery's whose meaning is not built yet: using one gives a warning, never silence.
+NOT_YET = frozenset({
+    "link_error", "time_limit", "soft_time_limit", "rate_limit", "compression", "autoretry_for", "dont_autoretry_for",
+    "retry_backoff", "retry_kwargs", "reply_to", "chain", "chord", "group_id", "group_index", "stamped_headers",
+})  # fmt: skip
+_IN_HEADERS = ("shadow", "argsrepr", "kwargsrepr", "headers")
+
+
+class Defaults(NamedTuple):
+    """What a task says about every call of it."""
+
+    queue: str | None = None
+    priority: int | None = None
+    serializer: str | None = None
+    ignore_result: bool = False
+    expires: Any = None
+
+
+NO_DEFAULTS = Defaults()
+
+
+class Publisher:
+    """Builds and puts the messages of one app.
+
+    Args:
+        storage: returns the app's store, opened at the first put.
+        oid: the name of this process's bell, sent along as `reply_to`.
+    """
+
+    def __init__(self, conf: Any, storage: Callable[[], Storage], oid: str) -> None:
+        self._conf, self._storage, self._oid = conf, storage, oid
+        self.origin = f"gen{os.getpid()}@{socket.gethostname()}"
+        self.set_routes()
+
+    def set_routes(self) -> None:
+        """Read `task_routes` again."""
+        self._routes_given = self._conf.task_routes
+        self._routers = routing.compiled(self._routes_given)
+
+    def message(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        defaults: Defaults = NO_DEFAULTS,
+        options: Mapping[str, Any] | None = None,
+        step: Step | None = None,
+    ) -> Message:
+        """Build the message of a call.
+
+        Raises:
+            EncodeError: an argument cannot be written; names it.
+            ValueError, TypeError: an option's value makes no sense.
+        """
+        conf = self._conf
+        if options:
+            check_options(options)
+        get = (options or {}).get
+        serializer = get("serializer") or defaults.serializer or conf.task_serializer
+        if serializer == "json" and not conf.json_allow_nan:
+            serializer = "json-strict"
+        body, content_type = encode((args, kwargs), serializer, "(args, kwargs)")
+        queue = get("queue") or defaults.queue
+        if queue is None:
+            queue = self._route(name, args, kwargs, options or {})
+        priority = get("priority")
+        if priority is None:
+            priority = conf.task_default_priority if defaults.priority is None else defaults.priority
+        if not 0 <= priority <= 255:
+            raise ValueError(f"priority {priority!r} is out of range: 0 is first, 255 last")
+        ignored = get("ignore_result")
+        now = clock.now()
+        expires = get("expires") if get("expires") is not None else defaults.expires
+        return Message(
+            (step.id if step else get("task_id")) or new_id(), name, body, queue, priority, content_type, None, None,
+            checksum(body), self._headers(options, step), self.origin, self._oid, get("retries") or 0, now,
+            self._visible_at(options, now) if options else None,
+            None if expires is None else self.moment(expires, now),
+            defaults.ignore_result if ignored is None else bool(ignored),
+            *((step.after, step.waits_for, step.group_id, step.position, step.leads) if step else ()),
+        )  # fmt: skip
+
+    def put(self, messages: Sequence[Message]) -> None:
+        """Put messages into the store, all or none, telling the signals' receivers before and after."""
+        if signals.before_task_publish.receivers:
+            _tell(signals.before_task_publish, messages)
+        self._storage().put(messages)
+        if signals.after_task_publish.receivers:
+            _tell(signals.after_task_publish, messages)
+
+    def moment(self, when: Any, now: float) -> float:
+        """Turn seconds from now, a datetime or ISO text into a wall time."""
+        if isinstance(when, int | float) and not isinstance(when, bool):
+            return now + when
+        if isinstance(when, timedelta):
+            return now + when.total_seconds()
+        if isinstance(when, str):
+            when = datetime.fromisoformat(when)
+        if not isinstance(when, datetime):
+            raise TypeError(f"{when!r} is no time: give seconds, a datetime or ISO text")
+        return (when if when.tzinfo else when.replace(tzinfo=self._zone())).timestamp()
+
+    def _zone(self) -> Any:
+        if self._conf.timezone:
+            return ZoneInfo(self._conf.timezone)
+        return UTC if self._conf.enable_utc else None
+
+    def _visible_at(self, options: Mapping[str, Any], now: float) -> float | None:
+        countdown, eta = options.get("countdown"), options.get("eta")
+        if countdown:
+            return now + float(countdown)
+        return self.moment(eta, now) if eta is not None else None
+
+    def _route(self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any]) -> str:
+        if self._conf.task_routes is not self._routes_given:
+            self.set_routes()
+        found = routing.queue_for(self._routers, name, args, kwargs, options) if self._routers else None
+        return found or self._conf.task_default_queue
+
+    def _headers(self, options: Mapping[str, Any] | None, step: Step | None) -> str | None:
+        found: dict[str, Any] = {}
+        frame = running.get()
+        if frame is not None and frame.request.id is not None:
+            found["parent_id"] = frame.request.id
+            found["root_id"] = frame.request.root_id or frame.request.id
+        if options:
+            found.update({key: options[key] for key in ("root_id", "parent_id") if options.get(key)})
+            found.update({key: options[key] for key in _IN_HEADERS if options.get(key) is not None})
+        if step is not None and step.feed:
+            found["feed"] = step.feed
+        return encode(found, "json", "headers")[0].decode() if found else None
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse an option that looks like a mistake; warn of one that is not built yet."""
+    for name in options:
+        if name in CALL_OPTIONS:
+            continue
+        if name in NOT_YET:
+            warn_not_yet(name)
+            continue
+        raise TypeError(f"apply_async takes no option {name!r}{nearest(name, CALL_OPTIONS)}")
+
+
+def warn_not_yet(name: str) -> None:
+    """Say that an option of Celery's has no effect yet."""
+    warnings.warn(f"option {name!r} has no effect yet in this version of localq", LocalqWarning, stacklevel=4)
+
+
+def _tell(signal: signals.Signal, messages: Sequence[Message]) -> None:
+    for m in messages:
+        headers = {**json.loads(m.headers or "{}"), "id": m.id, "task": m.name, "retries": m.retries}
+        signal.send(
+            m.name, body=m.body, exchange="", routing_key=m.queue, headers=headers,
+            properties={"correlation_id": m.id, "reply_to": m.reply_to, "priority": m.priority},
+            declare=[], retry_policy=None,
+        )  # fmt: skip

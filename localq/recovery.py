@@ -1,0 +1,142 @@
+"""What becomes of the claims of a process that died.
+
+A dead owner is known by its free lock. What it had ended and noted is settled as it noted it; the task it
+was running ends by that task's acknowledgement mode; what it had only reserved goes back uncharged, to
+where it stood. Every step is a `settle` with the claims' own tokens, so any number of processes may
+sweep at once. Must not ask a clock whether anybody lives.
+
+    mode          its child dies                  the whole worker dies
+    EARLY         FAILURE, never run twice        the same
+    LATE          FAILURE                         back in the queue, charged
+    LATE_REJECT   back in the queue, charged      the same
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import Any
+
+from localq import clock, states
+from localq.exceptions import ChordError, WorkerLostError
+from localq.message import LEADS_BY_GROUP, Claim, Outcome
+from localq.serialization import checksum, encode, exception_data
+from localq.storage.base import Estate, OwnerInfo, Storage
+from localq.storage.owners import is_running
+
+logger = logging.getLogger("localq.recovery")
+
+EARLY, LATE, LATE_REJECT = 0, 1, 2
+#: A message is not tried again after so many attempts that died (`task_max_redeliveries`).
+MAX_REDELIVERIES = 3
+
+
+def mode_of(task: Any) -> int:
+    """Return the acknowledgement mode of a task, as its owner notes it when it begins."""
+    if not task.acks_late:
+        return EARLY
+    return LATE_REJECT if task.reject_on_worker_lost else LATE
+
+
+def sweep(
+    storage: Storage,
+    mine: Any = None,
+    reasons: dict[int, str] | None = None,
+    limit: int = MAX_REDELIVERIES,
+    whole_worker: bool = False,
+) -> int:
+    """Free the claims of every dead owner.
+
+    Args:
+        mine: the facts of the worker that sweeps: the dead children of another live worker are left to it.
+        reasons: how a process ended, by its pid, where that is known.
+        limit: charged attempts after which a message is given up.
+        whole_worker: the dead children died because their worker is being stopped.
+
+    Returns:
+        How many messages were freed or ended.
+    """
+    freed = 0
+    for owner in storage.owners():
+        if owner.alive or _is_anothers(owner, mine):
+            continue
+        estate = storage.estate(owner.name)
+        reason = (reasons or {}).get(int(str(owner.about.get("pid") or 0)), "its process is gone")
+        outcomes = verdicts(estate, _parent_lives(owner) and not whole_worker, reason, limit)
+        if outcomes:
+            turn = storage.settle(outcomes)
+            freed += len(outcomes) - len(turn.stale)
+        storage.retire(owner.name)
+    return freed
+
+
+def _parent_lives(owner: OwnerInfo) -> bool:
+    parent = owner.about.get("parent")
+    return isinstance(parent, dict) and is_running(parent)
+
+
+def _is_anothers(owner: OwnerInfo, mine: Any) -> bool:
+    return _parent_lives(owner) and owner.about.get("parent") != mine
+
+
+def verdicts(estate: Estate, parent_lives: bool, reason: str, limit: int) -> list[Outcome]:
+    """Decide how each of a dead owner's claims ends."""
+    ended = {(outcome.seq, outcome.token): outcome for outcome in estate.ended}
+    found = []
+    for claim in estate.claims:
+        key = (claim.seq, claim.token)
+        if key in ended:
+            found.append(ended[key])
+        elif key == estate.started:
+            found.append(_verdict(claim, estate.mode, parent_lives, reason, limit))
+        else:
+            found.append(given_back(claim))
+    return found
+
+
+def given_back(claim: Claim) -> Outcome:
+    """The outcome of a claim that was never started: nothing happened, nothing is charged."""
+    return Outcome(claim.seq, claim.token, claim.message.id, ended=False)
+
+
+def _verdict(claim: Claim, mode: int, parent_lives: bool, reason: str, limit: int) -> Outcome:
+    runs_again = mode == LATE_REJECT or (mode == LATE and not parent_lives)
+    if runs_again and claim.redeliveries < limit:
+        return given_back(claim)._replace(charged=1)
+    return lost(claim, _lost_text(claim, mode, reason, limit))
+
+
+def _lost_text(claim: Claim, mode: int, reason: str, limit: int) -> str:
+    what = f"Worker exited prematurely: {reason}"
+    if claim.redeliveries >= limit:
+        return f"{what}. Given up after {claim.redeliveries + 1} attempts that ended so (task_max_redeliveries={limit})"
+    if mode == LATE_REJECT:
+        return what
+    return f"{what}. A task that may run twice can ask for it: acks_late=True, reject_on_worker_lost=True"
+
+
+def lost(claim: Claim, text: str) -> Outcome:
+    """The outcome of a task whose process died: FAILURE with WorkerLostError, for it and those who waited."""
+    message = claim.message
+    logger.error("Task %s[%s] lost: %s", message.name, message.id, text)
+    data, content_type = encode(exception_data(WorkerLostError(text)), "json")
+    group_failure = None
+    if message.leads & LEADS_BY_GROUP:
+        group_failure, _ = encode(exception_data(ChordError(f"Dependency {message.id} raised {text!r}")), "json")
+    return Outcome(
+        claim.seq, claim.token, message.id, states.FAILURE, result=data, content_type=content_type,
+        checksum=checksum(data), charged=1, ended_at=clock.now(), group_failure=group_failure,
+        group_id=message.group_id, leads=message.leads, reply_to=message.reply_to,
+    )  # fmt: skip
+
+
+def exit_reason(status: int) -> str:
+    """Say in words how a process ended, from its wait status (negative: the signal)."""
+    if status >= 0:
+        return f"exitcode {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = "unknown"
+    hint = ", maybe out of memory" if -status == signal.SIGKILL else ""
+    return f"signal {-status} ({name}{hint})"

@@ -1,0 +1,537 @@
+"""Handles on what tasks return: read-only views of the store, and ways to wait.
+
+A handle holds an id and an app, nothing else: nothing is subscribed, nothing leaks when it is dropped.
+Must not change how a task stands; only `forget` removes a result.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, Generic, Protocol, TypeVar
+
+from localq import clock, states
+from localq.context import current_app
+from localq.exceptions import TaskRevokedError, TimeoutError
+from localq.message import Record
+from localq.recovery import sweep
+from localq.serialization import decode, exception_from
+from localq.storage.base import Bell, Storage
+
+logger = logging.getLogger("localq.result")
+
+R = TypeVar("R")
+
+#: Seconds between two looks at the store when no bell rings: the first, and the longest.
+FIRST_LOOK_S, LONGEST_LOOK_S = 0.05, 1.0
+#: Seconds a wait lasts before it asks whether there is any worker at all.
+PATIENCE_S = 2.0
+#: How many results are read at once once the first of them is there.
+READ_AHEAD = 200
+
+
+class Backend(Protocol):
+    """What a result needs of its app."""
+
+    conf: Any
+    main: str | None
+    oid: str
+
+    @property
+    def storage(self) -> Storage: ...
+
+    def bell(self, own: bool) -> Bell: ...
+
+    def worker_hint(self) -> str: ...
+
+
+class AsyncResult(Generic[R]):
+    """The result of one task.
+
+    Args:
+        id: the task's id.
+        app: whose store to look in.
+        parent: the result of the step before it in a chain.
+        ignored: the caller knows that no result will be kept.
+        own: this process sent the task, so its own bell rings at the end.
+    """
+
+    __slots__ = ("_name", "_own", "_queue", "_record", "app", "id", "ignored", "parent")
+
+    def __init__(
+        self,
+        id: str,
+        app: Backend | None = None,
+        parent: AsyncResult[Any] | GroupResult | None = None,
+        ignored: bool = False,
+        own: bool = False,
+        name: str | None = None,
+        queue: str | None = None,
+    ) -> None:
+        if not id:
+            raise ValueError(f"AsyncResult needs a task's id, got {id!r}")
+        self.id, self.parent, self.ignored = id, parent, ignored
+        self.app: Backend = app if app is not None else current_app()
+        self._own, self._name, self._queue = own, name, queue
+        self._record: Record | None = None
+
+    # -- How it stands -------------------------------------------------------------------------
+
+    def _look(self) -> Record | None:
+        """Read the task's record; one that has ended is kept."""
+        if self._record is None:
+            found = self.app.storage.records((self.id,)).get(self.id)
+            if found is None or not found.ended:
+                return found
+            self._record = found
+        return self._record
+
+    @property
+    def task_id(self) -> str:
+        return self.id
+
+    @property
+    def state(self) -> str:
+        """The state; PENDING for an id that the store does not know (`exists` tells)."""
+        found = self._look()
+        return states.PENDING if found is None else found.state
+
+    status = state
+
+    @property
+    def result(self) -> Any:
+        """The value, the exception, a custom state's meta, or None."""
+        found = self._look()
+        return None if found is None else value_of(found, self.app.conf)
+
+    info = result
+
+    @property
+    def traceback(self) -> str | None:
+        found = self._look()
+        return None if found is None else found.traceback
+
+    @property
+    def date_done(self) -> datetime | None:
+        found = self._look()
+        return datetime.fromtimestamp(found.ended_at, UTC) if found and found.ended_at else None
+
+    @property
+    def name(self) -> str | None:
+        found = self._look()
+        return self._name if found is None else found.name
+
+    @property
+    def queue(self) -> str | None:
+        found = self._look()
+        return self._queue if found is None else found.queue
+
+    @property
+    def retries(self) -> int | None:
+        found = self._look()
+        return None if found is None else found.retries
+
+    @property
+    def worker(self) -> str | None:
+        found = self._look()
+        return None if found is None else found.worker
+
+    def exists(self) -> bool:
+        """Whether the store knows this id: queued, running, or ended and not forgotten."""
+        return self._look() is not None
+
+    def ready(self) -> bool:
+        """Whether the task has ended."""
+        found = self._look()
+        return found is not None and found.ended
+
+    def successful(self) -> bool:
+        return self.state == states.SUCCESS
+
+    def failed(self) -> bool:
+        return self.state == states.FAILURE
+
+    # -- Waiting -------------------------------------------------------------------------------
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> R:
+        """Wait for the end of the task and return its value.
+
+        Args:
+            timeout: seconds to wait at most; None waits as long as it takes.
+            propagate: raise the task's exception; False returns it.
+            follow_parents: a failure of an earlier step of the chain is raised as that step's.
+            callback: called with (id, value).
+            on_interval: called at every look that found no end.
+            interval, no_ack, disable_sync_subtasks: accepted for Celery's sake.
+
+        Raises:
+            TimeoutError: the time is over; the task goes on.
+            Exception: what the task raised.
+        """
+        if self.ignored:
+            return None  # type: ignore[return-value]  # nothing is kept, as the caller asked
+        self._wait(timeout, on_interval)
+        if propagate and follow_parents:
+            self._raise_parents()
+        value = self.maybe_throw(propagate)
+        if callback is not None:
+            callback(self.id, value)
+        return value  # type: ignore[no-any-return]
+
+    wait = get
+
+    def _wait(self, timeout: float | None, on_interval: Callable[[], Any] | None = None) -> None:
+        if self._look_once():
+            return
+        if timeout is not None and timeout <= 0:
+            raise _timed_out(self)
+        Wait(self.app, self._own, timeout, on_interval, self).until(self._look_once)
+
+    def _look_once(self) -> bool:
+        found = self._look()
+        return found is not None and found.ended
+
+    def _raise_parents(self) -> None:
+        above: list[AsyncResult[Any] | GroupResult] = []
+        node = self.parent
+        while node is not None:
+            above.append(node)
+            node = node.parent
+        for each in reversed(above):
+            each.maybe_throw()
+
+    def maybe_throw(self, propagate: bool = True, callback: Any = None) -> Any:
+        """Return the value; raise it if it is the exception of a task that has ended badly."""
+        found = self._look()
+        if found is None:
+            return None
+        value = value_of(found, self.app.conf)
+        if propagate and found.state in states.PROPAGATE_STATES and isinstance(value, BaseException):
+            raise value
+        return value
+
+    maybe_reraise = maybe_throw
+
+    def forget(self) -> None:
+        """Drop the result, and those of the steps before it; a task that is still queued runs all the same."""
+        node: Any = self
+        while node is not None:
+            node.app.storage.forget([node.id] if isinstance(node, AsyncResult) else [r.id for r in node.results])
+            node = node.parent
+        self._record = None
+
+    # -- Being a value -------------------------------------------------------------------------
+
+    def as_tuple(self) -> tuple[Any, Any]:
+        """Celery's serialized form: ((id, parent), None)."""
+        return (self.id, self.parent and self.parent.as_tuple()), None
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, AsyncResult):
+            return bool(self.id == other.id)
+        return self.id == other if isinstance(other, str) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.id}>"
+
+
+class EagerResult(AsyncResult[R]):
+    """The result of a task that ran here and now."""
+
+    __slots__ = ("_state", "_traceback", "_value")
+
+    def __init__(self, id: str, value: Any, state: str, app: Backend, traceback: str | None = None) -> None:
+        super().__init__(id, app)
+        self._value, self._state, self._traceback = value, state, traceback
+
+    @property
+    def state(self) -> str:
+        return self._state
+
+    status = state
+
+    @property
+    def result(self) -> Any:
+        return self._value
+
+    info = result
+
+    @property
+    def traceback(self) -> str | None:
+        return self._traceback
+
+    def ready(self) -> bool:
+        return True
+
+    def exists(self) -> bool:
+        return True
+
+    def _wait(self, timeout: float | None, on_interval: Callable[[], Any] | None = None) -> None:
+        return
+
+    def maybe_throw(self, propagate: bool = True, callback: Any = None) -> Any:
+        if propagate and self._state in states.PROPAGATE_STATES and isinstance(self._value, BaseException):
+            raise self._value
+        return self._value
+
+    maybe_reraise = maybe_throw
+
+    def forget(self) -> None:
+        self._state, self._value = states.PENDING, None
+
+
+class GroupResult:
+    """The results of a group, in the order of its members."""
+
+    def __init__(
+        self,
+        id: str,
+        results: Iterable[Any],
+        app: Backend | None = None,
+        parent: AsyncResult[Any] | GroupResult | None = None,
+    ) -> None:
+        self.id, self.results, self.parent = id, list(results), parent
+        self.app: Backend = app if app is not None else current_app()
+
+    @property
+    def children(self) -> list[Any]:
+        return self.results
+
+    def _refresh(self) -> None:
+        """Read the members that are not known to have ended, in as few queries as there can be."""
+        open_ones = [r for r in self.leaves() if r._record is None and not isinstance(r, EagerResult)]
+        found = self.app.storage.records([r.id for r in open_ones]) if open_ones else {}
+        for each in open_ones:
+            record = found.get(each.id)
+            each._record = record if record is not None and record.ended else None
+
+    def leaves(self) -> list[AsyncResult[Any]]:
+        """Return the results of single tasks, groups within this group opened up."""
+        return [leaf for r in self.results for leaf in (r.leaves() if isinstance(r, GroupResult) else [r])]
+
+    def ready(self) -> bool:
+        self._refresh()
+        return all(_has_ended(r) for r in self.leaves())
+
+    def successful(self) -> bool:
+        self._refresh()
+        return all(_has_ended(r) and r.successful() for r in self.leaves())
+
+    def failed(self) -> bool:
+        self._refresh()
+        return any(_has_ended(r) and r.failed() for r in self.leaves())
+
+    def waiting(self) -> bool:
+        return not self.ready()
+
+    def completed_count(self) -> int:
+        """How many members have succeeded."""
+        self._refresh()
+        return sum(_has_ended(r) and r.successful() for r in self.leaves())
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        callback: Callable[[str, Any], Any] | None = None,
+        no_ack: bool = True,
+        on_interval: Callable[[], Any] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> list[Any]:
+        """Wait for all members; return their values in order.
+
+        Args:
+            timeout: seconds for all of them together.
+            propagate: raise the first member's exception, in order; False returns exceptions as values.
+            callback: called with (id, value) for each; then an empty list is returned, as Celery does.
+        """
+        self._wait_all(timeout, propagate, on_interval)
+        values = []
+        for each in self.results:
+            value = each.get(timeout=0, propagate=propagate)
+            if callback is not None:
+                callback(each.id, value)
+            else:
+                values.append(value)
+        return values
+
+    join = join_native = get
+
+    def _wait_all(self, timeout: float | None, propagate: bool, on_interval: Callable[[], Any] | None) -> None:
+        left = [r for r in self.leaves() if not r.ignored and not isinstance(r, EagerResult)]
+        left.reverse()
+        own = all(r._own for r in left)
+        look = _Front(self.app.storage, left, propagate)
+        if not look() and left:
+            Wait(self.app, own, timeout, on_interval, left[-1]).until(look)
+
+    def maybe_throw(self, propagate: bool = True, callback: Any = None) -> list[Any]:
+        return [r.maybe_throw(propagate) for r in self.results]
+
+    def forget(self) -> None:
+        self.app.storage.forget([r.id for r in self.leaves()])
+        for each in self.leaves():
+            each._record = None
+
+    def as_tuple(self) -> tuple[Any, Any]:
+        return (self.id, self.parent and self.parent.as_tuple()), [r.as_tuple() for r in self.results]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.results)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.results[index]
+
+    def __bool__(self) -> bool:
+        return bool(self.id or self.results)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, GroupResult):
+            return NotImplemented
+        return (other.id, other.results) == (self.id, self.results)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<GroupResult: {self.id} [{', '.join(str(r) for r in self.results)}]>"
+
+
+class _Front:
+    """Looks at the first members that have not ended: one row while it runs, many once it has ended."""
+
+    def __init__(self, storage: Storage, left: list[AsyncResult[Any]], propagate: bool) -> None:
+        self._storage, self._left, self._propagate = storage, left, propagate
+
+    def __call__(self) -> bool:
+        left = self._left
+        ahead = 1
+        while left:
+            front = left[-ahead:]
+            found = self._storage.records([r.id for r in front])
+            for each in reversed(front):
+                record = found.get(each.id)
+                if record is None or not record.ended:
+                    return False
+                each._record = record
+                left.pop()
+                if self._propagate and record.state in states.PROPAGATE_STATES:
+                    return True  # get() raises it now, without waiting for the rest
+            ahead = READ_AHEAD
+        return True
+
+
+class Wait:
+    """One wait for something in the store: sleeps on a bell, looks at each ring and now and then.
+
+    Args:
+        what: the result waited for, named in errors and hints.
+    """
+
+    def __init__(
+        self,
+        app: Backend,
+        own: bool,
+        timeout: float | None,
+        on_interval: Callable[[], Any] | None,
+        what: AsyncResult[Any],
+    ) -> None:
+        self._app, self._own, self._what, self._on_interval = app, own, what, on_interval
+        self._started = clock.monotonic()
+        self._deadline = None if timeout is None else self._started + timeout
+        self._is_patient = True
+
+    def until(self, look: Callable[[], bool]) -> None:
+        """Return once `look()` is true.
+
+        Raises:
+            TimeoutError: the time is over.
+        """
+        bell = self._app.bell(self._own)
+        pause = FIRST_LOOK_S
+        try:
+            while True:
+                bell.raise_()
+                if look():
+                    return
+                rang = bell.sleep(self._pause(pause))
+                if not rang:
+                    pause = min(pause * 1.5, LONGEST_LOOK_S)
+                    self._scan()
+                if self._on_interval is not None:
+                    self._on_interval()
+        finally:
+            bell.lower()
+
+    def _pause(self, pause: float) -> float:
+        if self._deadline is None:
+            return pause
+        left = self._deadline - clock.monotonic()
+        if left <= 0:
+            raise _timed_out(self._what)
+        return min(pause, left)
+
+    def _scan(self) -> None:
+        """What a quiet wait does for everybody: free the claims of the dead, and ask whether anyone works."""
+        if clock.monotonic() - self._started < PATIENCE_S or not self._is_patient:
+            return
+        self._is_patient = False
+        storage = self._app.storage
+        sweep(storage)
+        record = storage.records((self._what.id,)).get(self._what.id)
+        if record is not None and record.place == states.READY and not _is_served(storage, record.queue):
+            logger.warning(
+                "task %s[%s] waits in queue %r of %s and no live worker reads that queue; start one: %s",
+                record.name, record.id, record.queue, storage.url, self._app.worker_hint(),
+            )  # fmt: skip
+
+
+def _is_served(storage: Storage, queue: str) -> bool:
+    for owner in storage.owners():
+        queues = owner.about.get("queues")
+        if owner.alive and isinstance(queues, Sequence) and queue in queues:
+            return True
+    return False
+
+
+def value_of(record: Record, conf: Any) -> Any:
+    """Read what a record holds: a value, or the exception of a state that stands for one."""
+    if record.result is None:
+        return TaskRevokedError("revoked") if record.state == states.REVOKED else None
+    accept = conf.result_accept_content or conf.accept_content
+    value = decode(record.result, record.content_type or "application/json", accept, record.checksum)
+    return exception_from(value) if record.state in states.EXCEPTION_STATES else value
+
+
+def _has_ended(result: AsyncResult[Any]) -> bool:
+    return result._record is not None or isinstance(result, EagerResult)
+
+
+def _timed_out(result: AsyncResult[Any]) -> TimeoutError:
+    return TimeoutError(f"The operation timed out: task {result.id} is {result.state}; it goes on")
+
+

@@ -1,0 +1,337 @@
+"""Values to bytes and back: serializers by name, and exceptions as data.
+
+The reader decides what it accepts: a payload's content type is compared with the accepted names
+before any of its bytes are looked at. Must never import or call anything that a payload names.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import traceback as traceback_module
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from localq.exceptions import (
+    ContentDisallowed,
+    DecodeError,
+    EncodeError,
+    PayloadCorrupt,
+    SecurityError,
+    SerializerNotInstalled,
+)
+from localq.registry import Registry
+
+checksum: Callable[[bytes], int] = zlib.crc32
+
+#: The longest text kept of a traceback or of a value that could not be written, in characters.
+TEXT_LIMIT = 64 * 1024
+
+
+class Codec(NamedTuple):
+    """One way to write values.
+
+    `encode` takes a value and returns bytes, `decode` the reverse; both may raise anything, which
+    becomes EncodeError or DecodeError here.
+    """
+
+    name: str
+    content_type: str
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+
+
+codecs: Registry[Codec] = Registry("serializer", "localq.serializers", SerializerNotInstalled)
+_by_content_type: dict[str, Codec] = {}
+
+
+def register(codec: Codec, *aliases: str) -> None:
+    """Make a serializer known by its name, its content type and its aliases."""
+    codecs.register(codec.name, codec, *aliases)
+    _by_content_type[codec.content_type] = codec
+
+
+def encode(value: Any, serializer: str, where: str = "value") -> tuple[bytes, str]:
+    """Write a value.
+
+    Args:
+        serializer: the name of a registered serializer.
+        where: what the value is, for the error.
+
+    Returns:
+        The bytes and their content type.
+
+    Raises:
+        EncodeError: names the part that cannot be written, its type, and the way out.
+        SerializerNotInstalled: no serializer has this name.
+    """
+    codec = codecs.get(serializer)
+    try:
+        return codec.encode(value), codec.content_type
+    except (TypeError, ValueError, RecursionError, OverflowError, AttributeError) as exc:
+        raise EncodeError(_blame(value, codec, where, exc)) from exc
+
+
+def decode(data: bytes, content_type: str, accept: Collection[str], expected: int | None = None) -> Any:
+    """Read a value.
+
+    Args:
+        accept: names or content types that the reader takes.
+        expected: the checksum the bytes were written with; None if none was kept.
+
+    Raises:
+        ContentDisallowed: the content type is not accepted; nothing was parsed.
+        PayloadCorrupt: the bytes are not those that were written.
+        DecodeError: the bytes cannot be read.
+    """
+    codec = _by_content_type.get(content_type)
+    if content_type not in accept and (codec is None or codec.name not in accept):
+        raise ContentDisallowed(f"content type {content_type!r} is not accepted here; accept_content has {sorted(accept)}")
+    if codec is None:
+        raise DecodeError(f"no serializer is registered for content type {content_type!r}")
+    if expected is not None and checksum(data) != expected:
+        raise PayloadCorrupt(f"{len(data)} bytes of {content_type} do not have the checksum they were written with")
+    try:
+        return codec.decode(data)
+    except DecodeError:
+        raise
+    except Exception as exc:
+        raise DecodeError(f"cannot read {len(data)} bytes of {content_type}: {exc}") from exc
+
+
+# -- JSON ----------------------------------------------------------------------------------------
+#
+# What JSON has no word for is written as {"__type__": name, "__value__": ...} and comes back as its
+# own type. A user's dict with a key "__type__" is wrapped the same way, so that it cannot be mistaken.
+
+_MARK = "__type__"
+
+
+def _bytes_out(value: bytes) -> str:
+    return base64.b64encode(value).decode("ascii")
+
+
+#: type -> (name, to JSON); the first match of an isinstance walk wins, so datetime stands before date.
+_WRITERS: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    datetime: ("datetime", datetime.isoformat),
+    date: ("date", date.isoformat),
+    time: ("time", time.isoformat),
+    timedelta: ("timedelta", lambda v: [v.days, v.seconds, v.microseconds]),
+    Decimal: ("decimal", str),
+    UUID: ("uuid", lambda v: v.hex),
+    bytes: ("bytes", _bytes_out),
+    bytearray: ("bytes", _bytes_out),
+    set: ("set", list),
+    frozenset: ("frozenset", list),
+}
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "datetime": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "time": time.fromisoformat,
+    "timedelta": lambda v: timedelta(*v),
+    "decimal": Decimal,
+    "uuid": lambda v: UUID(hex=v),
+    "bytes": lambda v: base64.b64decode(v, validate=True),
+    "set": set,
+    "frozenset": frozenset,
+    "dict": dict,
+}
+
+
+def register_type(kind: type, name: str, to_json: Callable[[Any], Any], from_json: Callable[[Any], Any]) -> None:
+    """Let JSON carry a type of yours: both sides must register it under the same name."""
+    _WRITERS[kind] = (name, to_json)
+    _READERS[name] = from_json
+
+
+def _default(value: Any) -> Any:
+    written = _WRITERS.get(type(value))
+    if written is None:
+        hook = getattr(value, "__json__", None)
+        if hook is not None and not isinstance(value, type):
+            return hook()
+        written = next((row for kind, row in _WRITERS.items() if isinstance(value, kind)), None)
+    if written is None:
+        raise TypeError(f"{type(value).__name__} is not JSON serializable")
+    return {_MARK: written[0], "__value__": written[1](value)}
+
+
+def _revive(found: dict[str, Any]) -> Any:
+    if _MARK not in found:
+        return found
+    reader = _READERS.get(found[_MARK]) if isinstance(found[_MARK], str) else None
+    if reader is None or len(found) != 2:
+        raise DecodeError(f"unknown JSON type {found[_MARK]!r}: register it with register_type on this side too")
+    return reader(found["__value__"])
+
+
+def _escape(value: Any) -> Any:
+    """Wrap every dict of the user's that has our mark as a key."""
+    if isinstance(value, dict):
+        plain = {key: _escape(item) for key, item in value.items()}
+        return {_MARK: "dict", "__value__": [[k, v] for k, v in plain.items()]} if _MARK in plain else plain
+    if isinstance(value, list | tuple):
+        return [_escape(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return {_MARK: _WRITERS[type(value)][0], "__value__": [_escape(item) for item in value]}
+    return value
+
+
+def _has_mark(value: Any) -> bool:
+    if isinstance(value, dict):
+        return _MARK in value or any(map(_has_mark, value.values()))
+    return isinstance(value, list | tuple | set | frozenset) and any(map(_has_mark, value))
+
+
+_text_of = json.JSONEncoder(separators=(",", ":"), default=_default).encode
+_strict_text_of = json.JSONEncoder(separators=(",", ":"), default=_default, allow_nan=False).encode
+_plain_value_of = json.JSONDecoder().decode
+_marked_value_of = json.JSONDecoder(object_hook=_revive).decode
+
+
+def _json_encode(value: Any, text_of: Callable[[Any], str] = _text_of) -> bytes:
+    text = text_of(value)
+    if '"__type__"' in text and _has_mark(value):
+        text = text_of(_escape(value))
+    return text.encode("ascii")
+
+
+def _json_encode_strictly(value: Any) -> bytes:
+    return _json_encode(value, _strict_text_of)
+
+
+def _json_decode(data: bytes) -> Any:
+    text = data.decode("utf-8")
+    return _marked_value_of(text) if '"__type__"' in text else _plain_value_of(text)
+
+
+JSON = Codec("json", "application/json", _json_encode, _json_decode)
+#: The same without NaN and Infinity (`json_allow_nan=False`).
+STRICT_JSON = Codec("json-strict", "application/json", _json_encode_strictly, _json_decode)
+register(STRICT_JSON)
+register(JSON, "application/json")
+
+
+def _blame(value: Any, codec: Codec, where: str, exc: BaseException) -> str:
+    path, culprit = _culprit(value, codec, where)
+    return (
+        f"{path} of type {type(culprit).__name__} cannot be written as {codec.name}: {exc}. "
+        "Pass something that can be (an id, a dict), give its class a __json__() method, "
+        "or choose another serializer= for this task"
+    )
+
+
+def _culprit(value: Any, codec: Codec, path: str) -> tuple[str, Any]:
+    """Find the innermost part that the codec refuses; at most 50 deep."""
+    for _ in range(50):
+        for step, item in _parts(value):
+            if not _can_write(item, codec):
+                path, value = f"{path}{step}", item
+                break
+        else:
+            break
+    return path, value
+
+
+def _parts(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [(f"[{key!r}]", item) for key, item in value.items()]
+    if isinstance(value, list | tuple):
+        return [(f"[{index}]", item) for index, item in enumerate(value)]
+    return []
+
+
+def _can_write(value: Any, codec: Codec) -> bool:
+    try:
+        codec.encode(value)
+    except Exception:
+        return False
+    return True
+
+
+# -- Exceptions as data --------------------------------------------------------------------------
+
+
+def exception_data(exc: BaseException, serializer: str = "json") -> dict[str, Any]:
+    """Describe an exception so that `exception_from` can build it again.
+
+    Arguments that the serializer cannot write are kept as their repr. Celery's keys.
+    """
+    kind = type(exc)
+    data: dict[str, Any] = {
+        "exc_type": kind.__qualname__,
+        "exc_message": [_writable(arg, serializer) for arg in exc.args],
+        "exc_module": kind.__module__,
+    }
+    notes = getattr(exc, "__notes__", None)
+    if notes:
+        data["exc_notes"] = [str(note)[:TEXT_LIMIT] for note in notes]
+    return data
+
+
+def _writable(value: Any, serializer: str) -> Any:
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    return value if _can_write(value, codecs.get(serializer)) else safe_repr(value)
+
+
+def safe_repr(value: Any, limit: int = TEXT_LIMIT) -> str:
+    """Return `repr(value)`, cut to `limit` characters; never raises."""
+    try:
+        text = repr(value)
+    except Exception as exc:
+        text = f"<unrepresentable {type(value).__name__}: {type(exc).__name__}>"
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def traceback_text(exc: BaseException) -> str:
+    """Return the traceback as Python prints it, its middle cut out if it is very long."""
+    text = "".join(traceback_module.format_exception(exc))
+    half = TEXT_LIMIT // 2
+    return text if len(text) <= TEXT_LIMIT else f"{text[:half]}\n... ({len(text) - 2 * half} characters) ...\n{text[-half:]}"
+
+
+def exception_from(data: Any) -> BaseException:
+    """Build an exception again from `exception_data`.
+
+    Only classes of modules that are imported already are used, and only if they are exceptions;
+    for any other name a class of that name is made up, so that the name and the message survive.
+
+    Raises:
+        SecurityError: the data names something that is not an exception.
+    """
+    if isinstance(data, BaseException):
+        return data
+    name, module = str(data["exc_type"]), str(data.get("exc_module") or "localq.exceptions")
+    args = data["exc_message"]
+    args = tuple(args) if isinstance(args, list | tuple) else (args,)
+    exc = _build(_exception_class(name, module), args)
+    for note in data.get("exc_notes", ()):
+        exc.add_note(str(note))
+    return exc
+
+
+def _exception_class(name: str, module: str) -> type[BaseException]:
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        return type(name.rpartition(".")[2], (Exception,), {"__module__": module})
+    if not (isinstance(found, type) and issubclass(found, BaseException)):
+        raise SecurityError(f"a result names {module}.{name} as its exception, which is not an exception class")
+    return found
+
+
+def _build(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    try:
+        return kind(*args)
+    except Exception:
+        # Its __init__ wants other arguments than it passed on: the class and the message survive.
+        exc = kind.__new__(kind)
+        exc.args = args
+        return exc

@@ -1,0 +1,83 @@
+"""The words for what a task is going through, and the two pictures of its life.
+
+What a user sees (`AsyncResult.state`), Celery's words:
+
+    PENDING -> (STARTED) -> SUCCESS
+                |    ^ |--> FAILURE
+                v    |
+               RETRY-+        REVOKED: from any state that is not final
+    Custom states (`update_state`) may stand wherever STARTED stands.
+
+Where its message is in the store (the column `place`):
+
+                    put                      claim
+    (nothing) ---+-----------> ready -----------------> held by an owner --+
+                 |               ^                          |   settle     |
+                 |  visible_at   |  promoted by any claim   |              v
+                 +-----------> waiting <--------------------+            ended
+                 |                          retry, back-off                ^
+                 +-----------> held until others end ----------------------+
+                               (chain steps, chord bodies)   its predecessor failed
+
+Every arrow is one transaction: a crash before it leaves the message where it was, a crash after it
+leaves it where the arrow points. Nothing but these arrows moves a message.
+
+    owner     a process that may hold claims, known alive by its lock
+    claim     a message in the hands of an owner, with the token of that one attempt
+    outcome   how an attempt ended, as data
+    settle    to write an outcome and free the claim
+
+Knows nothing of stores and workers: it only has the words and which of them are final.
+"""
+
+from __future__ import annotations
+
+PENDING = "PENDING"
+RECEIVED = "RECEIVED"
+STARTED = "STARTED"
+SUCCESS = "SUCCESS"
+FAILURE = "FAILURE"
+REVOKED = "REVOKED"
+REJECTED = "REJECTED"
+RETRY = "RETRY"
+IGNORED = "IGNORED"
+
+READY_STATES = frozenset({SUCCESS, FAILURE, REVOKED})
+UNREADY_STATES = frozenset({PENDING, RECEIVED, STARTED, REJECTED, RETRY})
+EXCEPTION_STATES = frozenset({RETRY, FAILURE, REVOKED})
+PROPAGATE_STATES = frozenset({FAILURE, REVOKED})
+ALL_STATES = frozenset({PENDING, RECEIVED, STARTED, SUCCESS, FAILURE, RETRY, REVOKED})
+
+#: Places of a message in the store.
+READY = "ready"
+WAITING = "waiting"
+HELD = "held"
+ENDED = "ended"
+
+#: From the most final to the least; None stands for every state of a user's own.
+_PRECEDENCE: tuple[str | None, ...] = (
+    SUCCESS, FAILURE, None, REVOKED, STARTED, RECEIVED, REJECTED, RETRY, PENDING,
+)  # fmt: skip
+
+
+def precedence(name: str) -> int:
+    """Rank a state: the smaller, the more final. Custom states rank between FAILURE and REVOKED."""
+    return _PRECEDENCE.index(name if name in _PRECEDENCE else None)
+
+
+class state(str):
+    """A state that can be compared by how final it is: `state("SUCCESS") > state("PENDING")`."""
+
+    __slots__ = ()
+
+    def __gt__(self, other: str) -> bool:
+        return precedence(self) < precedence(other)
+
+    def __ge__(self, other: str) -> bool:
+        return precedence(self) <= precedence(other)
+
+    def __lt__(self, other: str) -> bool:
+        return precedence(self) > precedence(other)
+
+    def __le__(self, other: str) -> bool:
+        return precedence(self) >= precedence(other)

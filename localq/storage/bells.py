@@ -1,0 +1,223 @@
+"""Bells: how processes that share a store wake each other, without polling and without a server.
+
+    bells/board           one mapped page that everybody sees: who sleeps, for what
+    bells/<name>          a pipe per sleeper; one byte in it ends the sleep
+
+A sleeper raises its flag, looks at the store once more, and sleeps. Whoever brings work looks for a
+flag after its commit, takes it down and writes one byte. Both sides make system calls between
+their store and their load, so either the sleeper sees the work or the bringer sees the flag.
+A bell is a hint: the loser of any other race is found by the sleeper's own slow scan.
+Must not know what the work is.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import select
+import struct
+import zlib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from localq.storage.place import file_fault, make_file, open_file
+
+SLOTS = 512
+_FLAGS_AT = 64
+_ROWS_AT = _FLAGS_AT + SLOTS
+_ROW = struct.Struct("=16sQQ")  # name, queues it serves, replies it waits for
+_STAMP = struct.Struct("=d")
+_STAMP_AT = 8
+BOARD_SIZE = _ROWS_AT + SLOTS * _ROW.size
+
+#: Flags of a slot.
+FREE, AWAKE, WANTS_WORK, WANTS_REPLY = 0, 1, 2, 3
+_WORK, _REPLY = bytes([WANTS_WORK]), bytes([WANTS_REPLY])
+#: `replies` of a bell that rings whoever's message ends.
+ANY = "*"
+
+
+class Bells:
+    """The directory `bells/` of a store, as one process sees it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir(mode=0o700, exist_ok=True)
+        self.board = _open_board(directory / "board")
+        self._pipes: dict[int, tuple[bytes, int]] = {}
+        self._masks: dict[str, int] = {}
+
+    def bell(self, queues: Sequence[str], replies: str | None) -> PipeBell:
+        """Make a bell and enter it on the board. The caller holds the gate, so that no slot is taken twice."""
+        name = secrets.token_hex(8)
+        path = self.directory / name
+        os.mkfifo(path, 0o600)
+        # Read and write: a reader that has no writer would never sleep.
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        mask = 0
+        for queue in queues:
+            mask |= self._mask(queue)
+        slot = self._free_slot()
+        _ROW.pack_into(self.board, _ROWS_AT + slot * _ROW.size, name.encode(), mask, _reply_code(replies))
+        self.board[_FLAGS_AT + slot] = AWAKE
+        return PipeBell(self.board, slot, path, fd, WANTS_WORK if queues else WANTS_REPLY)
+
+    def idle(self, queue: str, count: int) -> list[int]:
+        """Take down the flags of up to `count` sleepers that serve a queue; called inside the gate."""
+        board = self.board
+        slot = board.find(_WORK, _FLAGS_AT, _ROWS_AT)
+        if slot < 0:
+            return []
+        mask, found = self._mask(queue), []
+        while slot >= 0 and len(found) < count:
+            if _ROW.unpack_from(board, _ROWS_AT + (slot - _FLAGS_AT) * _ROW.size)[1] & mask:
+                board[slot] = AWAKE
+                found.append(slot - _FLAGS_AT)
+            slot = board.find(_WORK, slot + 1, _ROWS_AT)
+        return found
+
+    def ring_idle(self, queue: str, count: int) -> None:
+        """Wake up to `count` sleepers that serve a queue; called inside the gate."""
+        self.ring(self.idle(queue, count))
+
+    def ring_replies(self, names: Collection[str | None]) -> None:
+        """Wake those who wait for messages with one of these `reply_to`."""
+        board = self.board
+        slot = board.find(_REPLY, _FLAGS_AT, _ROWS_AT)
+        if slot < 0:
+            return
+        wanted = {_reply_code(ANY), *map(_reply_code, names)}
+        while slot >= 0:
+            if _ROW.unpack_from(board, _ROWS_AT + (slot - _FLAGS_AT) * _ROW.size)[2] in wanted:
+                board[slot] = AWAKE
+                self.ring([slot - _FLAGS_AT])
+            slot = board.find(_REPLY, slot + 1, _ROWS_AT)
+
+    def ring(self, slots: Sequence[int]) -> None:
+        """Write a byte into the pipes of these slots."""
+        for slot in slots:
+            name = _ROW.unpack_from(self.board, _ROWS_AT + slot * _ROW.size)[0]
+            known = self._pipes.get(slot)
+            if known is None or known[0] != name:
+                if known is not None:
+                    os.close(known[1])
+                    del self._pipes[slot]
+                fd = self._open_pipe(name)
+                if fd < 0:
+                    continue
+                self._pipes[slot] = known = (name, fd)
+            try:
+                os.write(known[1], b"!")
+            except (BlockingIOError, BrokenPipeError):
+                pass  # so many rings that it is awake, or nobody is left to hear
+
+    def synced_at(self) -> float:
+        """When the store was last written through to the disk (CLOCK_MONOTONIC of this boot)."""
+        return float(_STAMP.unpack_from(self.board, _STAMP_AT)[0])
+
+    def stamp_sync(self, started_at: float) -> None:
+        """Note that everything written before `started_at` is on the disk."""
+        _STAMP.pack_into(self.board, _STAMP_AT, started_at)
+
+    def sweep(self) -> None:
+        """Free the slots and remove the pipes of sleepers that are gone; called inside the gate."""
+        for slot in range(SLOTS):
+            if self.board[_FLAGS_AT + slot] != FREE and not self._is_heard(slot):
+                self.board[_FLAGS_AT + slot] = FREE
+        used = {
+            _ROW.unpack_from(self.board, _ROWS_AT + slot * _ROW.size)[0].decode()
+            for slot in range(SLOTS)
+            if self.board[_FLAGS_AT + slot] != FREE
+        }
+        for entry in os.listdir(self.directory):
+            if entry != "board" and entry not in used:
+                (self.directory / entry).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the pipes of others; bells are closed by their owners."""
+        for _, fd in self._pipes.values():
+            os.close(fd)
+        self._pipes.clear()
+        self.board.close()
+
+    def _free_slot(self) -> int:
+        slot = self.board.find(b"\0", _FLAGS_AT, _ROWS_AT)
+        if slot < 0:
+            self.sweep()
+            slot = self.board.find(b"\0", _FLAGS_AT, _ROWS_AT)
+        # With every slot taken by the living, two share one: rings are hints, both look more often.
+        return slot - _FLAGS_AT if slot >= 0 else SLOTS - 1
+
+    def _mask(self, queue: str) -> int:
+        mask = self._masks.get(queue)
+        if mask is None:
+            mask = self._masks[queue] = 1 << (zlib.crc32(queue.encode()) & 63)
+        return mask
+
+    def _is_heard(self, slot: int) -> bool:
+        fd = self._open_pipe(_ROW.unpack_from(self.board, _ROWS_AT + slot * _ROW.size)[0])
+        if fd < 0:
+            return False
+        os.close(fd)
+        return True
+
+    def _open_pipe(self, name: bytes) -> int:
+        """Open a sleeper's pipe for writing; -1 if it is gone. Opening fails if nobody reads: that is liveness."""
+        path = self.directory / name.decode("ascii", "replace")
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except (OSError, ValueError):
+            return -1
+        if file_fault(os.fstat(fd), path, fifo=True):
+            os.close(fd)
+            return -1
+        return fd
+
+
+class PipeBell:
+    """A bell of one thread; see `localq.storage.base.Bell`."""
+
+    def __init__(self, board: mmap.mmap, slot: int, path: Path, fd: int, flag: int) -> None:
+        self._board, self._at, self._path, self._fd, self._flag = board, _FLAGS_AT + slot, path, fd, flag
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        self._also: int | None = None
+
+    def raise_(self) -> None:
+        self._board[self._at] = self._flag
+
+    def lower(self) -> None:
+        self._board[self._at] = AWAKE
+
+    def sleep(self, timeout_s: float, also: int | None = None) -> bool:
+        if also is not None and also != self._also:
+            self._poll.register(also, select.POLLIN)
+            self._also = also
+        if not self._poll.poll(max(0.0, timeout_s) * 1000):
+            return False
+        try:
+            os.read(self._fd, 4096)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        self._board[self._at] = FREE
+        os.close(self._fd)
+        self._path.unlink(missing_ok=True)
+
+
+def _open_board(path: Path) -> mmap.mmap:
+    make_file(path)
+    fd = open_file(path, os.O_RDWR)
+    try:
+        if os.fstat(fd).st_size < BOARD_SIZE:
+            os.ftruncate(fd, BOARD_SIZE)
+        return mmap.mmap(fd, BOARD_SIZE)
+    finally:
+        os.close(fd)
+
+
+def _reply_code(name: str | None) -> int:
+    return 0 if name is None else zlib.crc32(name.encode()) + 1

@@ -1,0 +1,274 @@
+"""Work kept in the memory of one process: for tests, examples and threads beside their app.
+
+A lock makes the verbs one at a time, and a list of undo steps makes them whole: what a failed one
+had done is taken back in reverse. Nothing is written anywhere, and nothing outlives the process.
+Must not be used to reach another process: a forked child has a copy that nobody else sees.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+from localq.message import Claim, Outcome
+from localq.storage.base import OwnerInfo
+from localq.storage.rows import DUE_BELL, Order, RowStorage, Transaction
+
+T = TypeVar("T")
+
+#: Entries that may have left an index before the list gives their room back.
+_SLACK = 1024
+
+
+class MemoryStorage(RowStorage):
+    """A storage of one process; any of its threads may use it.
+
+    Args:
+        name: tells stores of one process apart; only part of the URL.
+    """
+
+    shared = False
+
+    def __init__(self, name: str = "") -> None:
+        self.url = f"memory:{name}"
+        # Reentrant, because a signal handler of the main thread may send a task while the main thread is inside.
+        self._lock = threading.RLock()
+        self._table = _MemoryTable()
+        self._owners: dict[str, MemoryOwner] = {}
+        self._bells: list[MemoryBell] = []
+
+    def _run(self, act: Callable[[Transaction], T]) -> T:
+        with self._lock:
+            transaction = Transaction(self._table)
+            mark = self._table.mark()
+            try:
+                result = act(transaction)
+                transaction.finish()
+            except BaseException:
+                self._table.undo(mark)
+                raise
+            self._table.keep(mark)
+            self._ring(transaction)
+            return result
+
+    def _ring(self, transaction: Transaction) -> None:
+        for queue in transaction.ready.values():
+            idle = next((bell for bell in self._bells if bell.is_idle and queue in bell.queues), None)
+            if idle is not None:
+                idle.ring()
+        for bell in self._bells:
+            if bell.is_idle and bell.is_for(transaction):
+                bell.ring()
+
+    def enlist(self, about: dict[str, object], journal: bool = True) -> MemoryOwner:
+        owner = MemoryOwner(about, journal)
+        with self._lock:
+            self._owners[owner.name] = owner
+        return owner
+
+    def owners(self) -> list[OwnerInfo]:
+        with self._lock:
+            return [OwnerInfo(owner.name, owner.is_alive, dict(owner.about)) for owner in self._owners.values()]
+
+    def retire(self, owner: str) -> None:
+        with self._lock:
+            self._owners.pop(owner, None)
+
+    def _notes(self, owner: str) -> tuple[tuple[int, int] | None, int, list[Outcome]]:
+        with self._lock:
+            known = self._owners.get(owner)
+            return (known.started, known.mode, list(known.ended)) if known else (None, 0, [])
+
+    def bell(self, queues: Sequence[str] = (), replies: str | None = None) -> MemoryBell:
+        bell = MemoryBell(self, queues, replies)
+        with self._lock:
+            self._bells.append(bell)
+        return bell
+
+    def drop_bell(self, bell: MemoryBell) -> None:
+        """Ring this bell no more."""
+        with self._lock:
+            if bell in self._bells:
+                self._bells.remove(bell)
+
+    def close(self) -> None:
+        """Nothing to let go of: the work lives as long as this object."""
+
+
+class MemoryOwner:
+    """A right to hold claims; see `localq.storage.base.Owner`. It lives until it is closed."""
+
+    def __init__(self, about: dict[str, object], journal: bool) -> None:
+        self.name, self.about, self.is_alive = secrets.token_hex(8), dict(about), True
+        self._journal = journal
+        self.started: tuple[int, int] | None = None
+        self.mode = 0
+        self.ended: list[Outcome] = []
+
+    def begin(self, claim: Claim, mode: int) -> None:
+        if self._journal:
+            self.started, self.mode = (claim.seq, claim.token), mode
+
+    def end(self, outcome: Outcome) -> bool:
+        if self._journal:
+            self.ended.append(outcome)
+            self.started = None
+        return self._journal
+
+    def settled(self) -> None:
+        self.started, self.ended = None, []
+
+    def close(self) -> None:
+        self.is_alive = False
+
+
+class MemoryBell:
+    """A bell of one thread; see `localq.storage.base.Bell`."""
+
+    def __init__(self, storage: MemoryStorage, queues: Sequence[str], replies: str | None) -> None:
+        self._storage, self.queues, self.replies = storage, frozenset(queues), replies
+        self._rung = threading.Event()
+        #: Raised and not rung since: only such a bell is chosen, so that two messages wake two sleepers.
+        self.is_idle = False
+
+    def raise_(self) -> None:
+        self._rung.clear()
+        self.is_idle = True
+
+    def lower(self) -> None:
+        self.is_idle = False
+        self._rung.clear()
+
+    def is_for(self, transaction: Transaction) -> bool:
+        """Whether it is to be rung for more than one ready message."""
+        if transaction.waits and DUE_BELL in self.queues:
+            return True
+        news = transaction.replies
+        return bool(news) if self.replies == "*" else self.replies is not None and self.replies in news
+
+    def ring(self) -> None:
+        """End the sleep, or the next one if nobody sleeps yet."""
+        self.is_idle = False
+        self._rung.set()
+
+    def sleep(self, timeout_s: float) -> bool:
+        rung = self._rung.wait(max(0.0, timeout_s))
+        self._rung.clear()
+        return rung
+
+    def close(self) -> None:
+        self._storage.drop_bell(self)
+
+
+class _MemoryTable:
+    """Dicts and sorted lists, with a list of steps back. See `localq.storage.rows.Table`."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, dict[str, Any]] = {"row": {}, "entry": {}, "number": {}}
+        self._indexes: dict[str, _Sorted] = {}
+        self._steps_back: list[Callable[[], None]] = []
+
+    def mark(self) -> int:
+        """Return where the steps of a transaction begin: above 0 if it runs inside another one."""
+        return len(self._steps_back)
+
+    def undo(self, mark: int) -> None:
+        """Take back what was done since `mark`."""
+        while len(self._steps_back) > mark:
+            self._steps_back.pop()()
+
+    def keep(self, mark: int) -> None:
+        """Let what was done since `mark` stand; inside another transaction, as long as that one does."""
+        if not mark:
+            self._steps_back.clear()
+
+    def get(self, kind: str, key: str) -> Any:
+        return self._values[kind].get(key)
+
+    def set(self, kind: str, key: str, value: Any) -> None:
+        values = self._values[kind]
+        self._steps_back.append(partial(_assign, values, key, values.get(key)))
+        _assign(values, key, value)
+
+    def items(self, kind: str, prefix: str) -> Iterable[tuple[str, Any]]:
+        return [(key, value) for key, value in self._values[kind].items() if key.startswith(prefix)]
+
+    def add(self, index: str, order: Order, id: str) -> None:
+        self._steps_back.append(partial(self._take_out, index, order, id))
+        self._put_in(index, order, id)
+
+    def remove(self, index: str, order: Order, id: str) -> None:
+        self._steps_back.append(partial(self._put_in, index, order, id))
+        self._take_out(index, order, id)
+
+    def first(self, index: str, limit: int | None) -> list[tuple[Order, str]]:
+        found = self._indexes.get(index)
+        return found.first(limit) if found else []
+
+    def _put_in(self, index: str, order: Order, id: str) -> None:
+        self._indexes.setdefault(index, _Sorted()).add((order, id))
+
+    def _take_out(self, index: str, order: Order, id: str) -> None:
+        entries = self._indexes.get(index)
+        if entries is None:
+            return
+        entries.remove((order, id))
+        if not entries:
+            del self._indexes[index]
+
+
+class _Sorted:
+    """A sorted set whose first entry leaves without moving the others: 100,000 of them cost a claim nothing.
+
+    Adding what is there and removing what is not do nothing, so that a step back is right even if
+    Ctrl-C came between noting it and the step itself.
+    """
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[Order, str]] = []
+        self._head = 0
+
+    def __len__(self) -> int:
+        return len(self._entries) - self._head
+
+    def add(self, entry: tuple[Order, str]) -> None:
+        at = bisect_left(self._entries, entry, lo=self._head)
+        if self._entries[at : at + 1] != [entry]:
+            self._entries.insert(at, entry)
+
+    def remove(self, entry: tuple[Order, str]) -> None:
+        at = bisect_left(self._entries, entry, lo=self._head)
+        if self._entries[at : at + 1] != [entry]:
+            return
+        if at > self._head:
+            del self._entries[at]
+            return
+        self._head += 1
+        if self._head > _SLACK and self._head > len(self._entries) // 2:
+            del self._entries[: self._head]
+            self._head = 0
+
+    def first(self, limit: int | None) -> list[tuple[Order, str]]:
+        return self._entries[self._head : None if limit is None else self._head + limit]
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    if value is None:
+        values.pop(key, None)
+    else:
+        values[key] = value
+
+
+_named: WeakValueDictionary[str, MemoryStorage] = WeakValueDictionary()
+
+
+def open_url(rest: str, durability: str) -> MemoryStorage:
+    """Open `memory:` (a new store each time) or `memory:name` (the same one for all who name it)."""
+    if not rest:
+        return MemoryStorage()
+    return _named.setdefault(rest, MemoryStorage(rest))

@@ -1,0 +1,234 @@
+"""Who may hold claims, and whether they live: one locked file per process, and its notes.
+
+    owners/<name>         facts (JSON), under a POSIX lock for as long as the process lives
+    owners/<name>.notes   a slot (what is running) and a journal (what has ended, not yet settled)
+
+Liveness is the lock: the kernel drops it at any kind of death, a fork does not inherit it, and no
+clock is asked. POSIX locks have one trap: a process that opens and closes the file loses its lock.
+So nobody probes its own files, and a free lock counts as death only if the recorded process is gone
+too. Must not decide what becomes of a dead owner's claims.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import marshal
+import mmap
+import os
+import secrets
+import struct
+from pathlib import Path
+from typing import Any
+
+from localq.message import Claim, Message, Outcome
+from localq.storage.base import OwnerInfo
+from localq.storage.place import make_file, open_file
+
+#: Bytes of an owner's notes. An outcome that does not fit is settled before the next task starts.
+NOTES_SIZE = 256 * 1024
+#: seq, token and mode of the running task, and how many bytes of the journal count.
+_SLOT = struct.Struct("=QQQQ")
+_COUNT = struct.Struct("=Q")
+_USED_AT = 24
+_LENGTH = struct.Struct("=I")
+
+
+class Owners:
+    """The directory `owners/` of a store, as one process sees it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir(mode=0o700, exist_ok=True)
+        self._mine: set[str] = set()
+        os.register_at_fork(after_in_child=self._mine.clear)
+
+    def enlist(self, about: dict[str, object], journal: bool) -> LockedOwner:
+        """Make and lock this process's file; see `Storage.enlist`."""
+        name = secrets.token_hex(8)
+        path, hidden = self.directory / name, self.directory / f".{name}"
+        # Locked under a hidden name first: nobody ever sees a named file that is not locked.
+        make_file(hidden, json.dumps({**identity(), **about}).encode())
+        fd = open_file(hidden, os.O_RDWR)
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        notes = _make_notes(self.directory / f"{name}.notes") if journal else None
+        self._mine.add(name)
+        os.rename(hidden, path)
+        return LockedOwner(self, name, fd, notes)
+
+    def is_alive(self, name: str) -> bool:
+        """Say whether an owner lives."""
+        if name in self._mine:
+            return True
+        try:
+            fd = open_file(self.directory / name, os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            # Shared, so that two who ask at once do not take each other for the owner.
+            fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as exc:
+            if exc.errno in (errno.EACCES, errno.EAGAIN):
+                return True
+            raise
+        else:
+            return is_running(_facts(os.pread(fd, 65536, 0)))
+        finally:
+            os.close(fd)
+
+    def list(self) -> list[OwnerInfo]:
+        """Return everybody who has a file here."""
+        names = sorted(entry for entry in os.listdir(self.directory) if "." not in entry)
+        return [OwnerInfo(name, self.is_alive(name), self._about(name)) for name in names]
+
+    def _about(self, name: str) -> dict[str, object]:
+        if name in self._mine:
+            return identity()
+        try:
+            fd = open_file(self.directory / name, os.O_RDONLY)
+        except FileNotFoundError:
+            return {}
+        try:
+            return _facts(os.pread(fd, 65536, 0))
+        finally:
+            os.close(fd)
+
+    def notes(self, name: str) -> tuple[tuple[int, int] | None, int, list[Outcome]]:
+        """Read a dead owner's notes: (seq, token) of the running task, its mode, the ended outcomes."""
+        try:
+            fd = open_file(self.directory / f"{name}.notes", os.O_RDONLY)
+        except FileNotFoundError:
+            return None, 0, []
+        try:
+            data = os.pread(fd, NOTES_SIZE, 0)
+        finally:
+            os.close(fd)
+        seq, token, mode, used = _SLOT.unpack_from(data)
+        return ((seq, token) if seq else None), mode, _outcomes(data[_SLOT.size : _SLOT.size + used])
+
+    def retire(self, name: str) -> None:
+        """Remove a dead owner's files."""
+        for path in (self.directory / f"{name}.notes", self.directory / name):
+            path.unlink(missing_ok=True)
+
+
+class LockedOwner:
+    """This process's right to hold claims; see `localq.storage.base.Owner`."""
+
+    def __init__(self, owners: Owners, name: str, fd: int, notes: mmap.mmap | None) -> None:
+        self.name = name
+        self._owners, self._fd, self._notes = owners, fd, notes
+        self._used = 0
+
+    def begin(self, claim: Claim, mode: int) -> None:
+        # Killed half-way through these bytes, the seq and token do not match any claim: not started.
+        if self._notes is not None:
+            _SLOT.pack_into(self._notes, 0, claim.seq, claim.token, mode, self._used)
+
+    def end(self, outcome: Outcome) -> bool:
+        """Note an outcome; returns False if it did not fit and must be settled at once."""
+        if self._notes is None:
+            return False
+        data = marshal.dumps(_plain(outcome), 2)
+        start = _SLOT.size + self._used
+        stop = start + _LENGTH.size + len(data)
+        if stop > NOTES_SIZE:
+            return False
+        _LENGTH.pack_into(self._notes, start, len(data))
+        self._notes[start + _LENGTH.size : stop] = data
+        # Counted last: what a death cuts short does not count.
+        self._used = stop - _SLOT.size
+        _COUNT.pack_into(self._notes, _USED_AT, self._used)
+        return True
+
+    def settled(self) -> None:
+        self._used = 0
+        if self._notes is not None:
+            _SLOT.pack_into(self._notes, 0, 0, 0, 0, 0)
+
+    def close(self) -> None:
+        self._owners._mine.discard(self.name)
+        if self._notes is not None:
+            self._notes.close()
+            self._notes = None
+        os.close(self._fd)
+
+
+def _make_notes(path: Path) -> mmap.mmap:
+    make_file(path)
+    fd = open_file(path, os.O_RDWR)
+    try:
+        # Allocated now: a full disk must not become a SIGBUS in the middle of a task.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, NOTES_SIZE)
+        else:
+            os.write(fd, bytes(NOTES_SIZE))
+        return mmap.mmap(fd, NOTES_SIZE)
+    finally:
+        os.close(fd)
+
+
+def _plain(outcome: Outcome) -> tuple[Any, ...]:
+    """Only exact tuples, for marshal: 0.5 us, and unlike pickle reading it runs no code."""
+    if outcome.again is None and not outcome.sends:
+        return tuple(outcome)
+    again = tuple(outcome.again) if outcome.again else None
+    return tuple(outcome._replace(again=again, sends=tuple(map(tuple, outcome.sends))))  # type: ignore[arg-type]
+
+
+def _outcomes(data: bytes) -> list[Outcome]:
+    found: list[Outcome] = []
+    at = 0
+    while at < len(data):
+        (length,) = _LENGTH.unpack_from(data, at)
+        at += _LENGTH.size
+        outcome = Outcome(*marshal.loads(data[at : at + length]))
+        again = Message(*outcome.again) if outcome.again else None
+        found.append(outcome._replace(again=again, sends=tuple(Message(*sent) for sent in outcome.sends)))
+        at += length
+    return found
+
+
+def identity() -> dict[str, object]:
+    """Facts that tell this process from a later one with the same number."""
+    return {"pid": os.getpid(), "started": _start_time(os.getpid()), "boot": _text("/proc/sys/kernel/random/boot_id"),
+            "pid_ns": _link("/proc/self/ns/pid")}  # fmt: skip
+
+
+def _facts(data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_running(facts: dict[str, Any]) -> bool:
+    """Whether the recorded process is here, in this boot and this pid namespace, whatever its lock says."""
+    here = identity()
+    if not facts or facts.get("boot") != here["boot"] or facts.get("pid_ns") != here["pid_ns"]:
+        return False
+    started = _start_time(int(facts.get("pid", 0)))
+    return bool(started) and started == facts.get("started")
+
+
+def _start_time(pid: int) -> str:
+    """The kernel's start time of a process; empty for one that is gone, or is dead and waits to be reaped."""
+    fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""

@@ -1,0 +1,128 @@
+"""The directory a store lives in: made 0700, looked at before it is trusted, never repaired.
+
+Whoever can write the directory can make workers run tasks, so anything that another user could have
+put there is refused, with what is wrong and what to do. Must not open a database file: opening and closing
+one beside SQLite drops SQLite's locks (DESIGN.md 4).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from localq.exceptions import StoreReadOnly, StoreUntrusted
+
+#: The file whose presence says that a directory is a store. Made first.
+MARK = "gate.lock"
+#: File systems whose locks or memory maps do not reach other hosts, or cannot be trusted to.
+NETWORK = frozenset(
+    "nfs nfs4 cifs smb smb2 smb3 smbfs 9p afs ncpfs ceph glusterfs lustre gpfs fuse.sshfs fuse.glusterfs vboxsf prl_fs".split()
+)
+
+
+def prepare(directory: Path) -> None:
+    """Make the directory if it is not there, and refuse it if it is not fit for a store.
+
+    Raises:
+        StoreUntrusted: somebody else's, open to others, on a network, or full of something else.
+        StoreReadOnly: it cannot be made.
+    """
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        os.mkdir(directory, 0o700)
+        # mkdir's mode is cut by the umask, never widened: a umask of 0777 would leave it unusable.
+        os.chmod(directory, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as exc:
+        raise StoreReadOnly(f"cannot make the store {directory}: {exc.strerror}; choose another with store=") from exc
+    fault = _fault(directory)
+    if fault:
+        raise StoreUntrusted(f"{directory} cannot be a store: {fault}")
+    if not (directory / MARK).exists():
+        make_file(directory / MARK)
+        make_file(directory / ".gitignore", b"*\n")
+
+
+def _fault(directory: Path) -> str:
+    found = os.lstat(directory)
+    if stat.S_ISLNK(found.st_mode) or not stat.S_ISDIR(found.st_mode):
+        return "it is not a plain directory"
+    fault = _owner_fault(found, directory)
+    if fault:
+        return fault
+    kind = filesystem(found.st_dev)
+    if kind in NETWORK:
+        return f"it is on a network file system ({kind}), where locks do not hold between hosts; use a local disk"
+    if not (directory / MARK).exists() and set(os.listdir(directory)) - {".gitignore"}:
+        return "it is not empty and holds no store; name an empty or new directory"
+    return ""
+
+
+def _owner_fault(found: os.stat_result, path: Path) -> str:
+    mine = os.geteuid()
+    if found.st_uid != mine:
+        if mine == 0:
+            return f"it belongs to user {found.st_uid}: run this as that user (sudo -u '#{found.st_uid}' ...), not as root"
+        return f"it belongs to user {found.st_uid}, not to you ({mine})"
+    if found.st_mode & 0o022:
+        return f"others may write to it (mode {stat.S_IMODE(found.st_mode):04o}); chmod go-w {path}"
+    return ""
+
+
+def make_file(path: Path, content: bytes = b"") -> None:
+    """Make a file of mode 0600 if it is not there, whatever the umask."""
+    try:
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    except OSError as exc:
+        raise StoreReadOnly(f"cannot make {path}: {exc.strerror}") from exc
+    try:
+        os.fchmod(fd, 0o600)
+        os.write(fd, content)
+    finally:
+        os.close(fd)
+
+
+def open_file(path: Path, flags: int) -> int:
+    """Open a file of the store and return its descriptor.
+
+    Raises:
+        StoreUntrusted: it is a link, a device, somebody else's, or open to others.
+        FileNotFoundError: there is none.
+    """
+    try:
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise StoreUntrusted(f"cannot open {path}: {exc.strerror}") from exc
+    fault = file_fault(os.fstat(fd), path)
+    if fault:
+        os.close(fd)
+        raise StoreUntrusted(f"{path} is not a file of a store: {fault}")
+    return fd
+
+
+def file_fault(found: os.stat_result, path: Path, fifo: bool = False) -> str:
+    """Say what is wrong with a file of the store; empty if nothing is."""
+    right = stat.S_ISFIFO(found.st_mode) if fifo else stat.S_ISREG(found.st_mode)
+    if not right or found.st_nlink > 1:
+        return f"it is not {'a pipe' if fifo else 'a plain file with one name'}"
+    return _owner_fault(found, path)
+
+
+def filesystem(device: int) -> str:
+    """Return the type of the file system with this device number; empty where nobody tells."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            for line in mounts:
+                head, _, tail = line.partition(" - ")
+                if head.split(" ", 3)[2] == wanted:
+                    return tail.split(" ", 1)[0]
+    except OSError:
+        pass
+    return ""

@@ -1,0 +1,431 @@
+"""The verbs of a storage over rows and ordered indexes, for keepers that are no databases.
+
+    RowStorage    the verbs of `storage.base`, each one transaction
+    Transaction   what happens inside one: rows move, places are counted, rings are noted
+    Table         what a keeper has to bring: get, set, items, add, remove, first
+
+Every place but `ended` is an index, and a row stands in the one of its place:
+
+    ready:<queue>    (priority, seq)       after:<id>     (priority, seq)
+    waiting          (visible_at, seq)     owner:<name>   (priority, seq)
+    group:<id>       (position, seq), beside any of the others
+
+Must not know how rows are kept, what makes a transaction atomic, or how a sleeper is woken.
+"""
+
+from __future__ import annotations
+
+import heapq
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from localq import clock
+from localq.exceptions import DuplicateTaskId
+from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record, Turn, Want
+from localq.serialization import checksum
+from localq.states import ENDED, FAILURE, HELD, PENDING, READY, REJECTED, REVOKED, WAITING
+from localq.storage.base import Bell, Count, Entry, Estate, Owner, OwnerInfo
+
+T = TypeVar("T")
+#: Served by the bells of those who must know when a message begins to wait for its time.
+DUE_BELL = "@due"
+#: What an index is sorted by; the second number (seq) makes it unique.
+Order = tuple[float, int]
+
+#: Waiting messages that one claim makes ready at most, so that no claim pays for a whole backlog.
+PROMOTED = 500
+
+
+class Row(NamedTuple):
+    """A message with everything that happened to it."""
+
+    message: Message
+    seq: int
+    token: int = 0
+    redeliveries: int = 0
+    place: str = READY
+    hold: str | None = None
+    state: str = PENDING
+    result: bytes | None = None
+    content_type: str | None = None
+    checksum: int | None = None
+    traceback: str | None = None
+    children: str | None = None
+    worker: str | None = None
+    ended_at: float | None = None
+
+
+class Table(Protocol):
+    """What keeps the rows. Called only inside a transaction, which its keeper makes atomic.
+
+    Values are of a kind: `row` (Row), `entry` (Entry) or `number` (int), and None stands for absence.
+    """
+
+    def get(self, kind: str, key: str) -> Any: ...
+
+    def set(self, kind: str, key: str, value: Any) -> None: ...
+
+    def items(self, kind: str, prefix: str) -> Iterable[tuple[str, Any]]:
+        """Return a copy of what is there under keys that begin with `prefix`."""
+
+    def add(self, index: str, order: Order, id: str) -> None: ...
+
+    def remove(self, index: str, order: Order, id: str) -> None: ...
+
+    def first(self, index: str, limit: int | None) -> list[tuple[Order, str]]:
+        """Return the first entries of an index, in order; all of them if `limit` is None."""
+
+
+class Transaction:
+    """One transaction. `ready`, `waits` and `replies` name whom to wake once it is true."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._tallies: Counter[str] = Counter()
+        #: id -> queue, of the messages that became ready here and were not claimed here.
+        self.ready: dict[str, str] = {}
+        #: Whether a message began to wait for its time here.
+        self.waits = False
+        #: `reply_to` of the messages whose state is news.
+        self.replies: set[str | None] = set()
+
+    def finish(self) -> None:
+        """Write what was only counted so far; the last thing before the transaction is made true."""
+        for key, change in self._tallies.items():
+            if change:
+                self._table.set("number", key, ((self._table.get("number", key) or 0) + change) or None)
+
+    # -- put, settle, update, forget ---------------------------------------------------------
+
+    def put(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            known = self._row(message.id)
+            if known is None:
+                self._begin(message)
+            elif (known.message.name, known.message.body) != (message.name, message.body):
+                raise DuplicateTaskId(f"{message.id!r} is the id of another {known.message.name!r}; nothing was sent")
+
+    def settle(self, outcomes: Iterable[Outcome], want: Want | None) -> Turn:
+        stale = [outcome for outcome in outcomes if not self._apply(outcome)]
+        return Turn(self._claim(want) if want else [], stale)
+
+    def update(self, seq: int, token: int, outcome: Outcome) -> bool:
+        row = self._claimed(outcome.id, seq, token) if seq else self._row(outcome.id)
+        if row is None or row.place == ENDED:
+            return False
+        new = _written(row, outcome)
+        self._move(row, new._replace(traceback=row.traceback, children=row.children, worker=new.worker or row.worker))
+        self.replies.add(row.message.reply_to)
+        return True
+
+    def forget(self, ids: Iterable[str]) -> None:
+        for id in ids:
+            row = self._row(id)
+            if row is not None and row.place == ENDED:
+                self._move(row, None)
+
+    # -- what can be read --------------------------------------------------------------------
+
+    def records(self, ids: Iterable[str], group_id: str | None) -> dict[str, Record]:
+        members = [] if group_id is None else [row.message.id for row in self._rows(f"group:{group_id}")]
+        rows = map(self._row, dict.fromkeys([*ids, *members]))
+        return {row.message.id: _record(row) for row in rows if row is not None}
+
+    def claims(self, owner: str) -> list[Claim]:
+        return [_as_claim(row) for row in self._rows(f"owner:{owner}")]
+
+    def due(self, limit: int) -> list[float]:
+        return [visible_at for (visible_at, _), _ in self._table.first("waiting", limit)]
+
+    def counts(self) -> list[Count]:
+        found = []
+        for key, number in self._table.items("number", "in "):
+            _, place, queue = key.split(" ", 2)
+            found.append(Count(queue, place, number))
+        return sorted(found)
+
+    # -- entries -----------------------------------------------------------------------------
+
+    def entries(self, prefix: str) -> list[Entry]:
+        return sorted(entry for _, entry in self._table.items("entry", prefix) if _is_valid(entry))
+
+    def write(self, entry: Entry, value: str | None, expected: str | None) -> bool:
+        known = self._table.get("entry", entry.key)
+        if (known.value if known and _is_valid(known) else None) != expected:
+            return False
+        self._table.set("entry", entry.key, None if value is None else entry)
+        return True
+
+    def purge(self) -> None:
+        """Drop the entries that have expired."""
+        for key, entry in self._table.items("entry", ""):
+            if not _is_valid(entry):
+                self._table.set("entry", key, None)
+
+    # -- the moves ---------------------------------------------------------------------------
+
+    def _row(self, id: str) -> Row | None:
+        found: Row | None = self._table.get("row", id)
+        return found
+
+    def _rows(self, index: str) -> list[Row]:
+        return [row for _, id in self._table.first(index, None) if (row := self._row(id)) is not None]
+
+    def _claimed(self, id: str, seq: int, token: int) -> Row | None:
+        """Return the row if this very claim still holds it."""
+        row = self._row(id)
+        if row is None or (row.seq, row.token) != (seq, token) or not (row.hold or "").startswith("owner:"):
+            return None
+        return row
+
+    def _begin(self, message: Message) -> None:
+        seq = (self._table.get("number", "seq") or 0) + 1
+        self._table.set("number", "seq", seq)
+        if message.waits_for > 0:
+            self._move(None, Row(message, seq, place=HELD, hold=f"after:{message.after}"))
+        else:
+            self._move(None, _opened(Row(message, seq)))
+
+    def _apply(self, outcome: Outcome) -> bool:
+        row = self._claimed(outcome.id, outcome.seq, outcome.token)
+        if row is None:
+            return False
+        new = _written(row, outcome)._replace(redeliveries=row.redeliveries + outcome.charged)
+        if outcome.ended:
+            self._move(row, _ended(new, outcome))
+        else:
+            self._move(row, _opened(new._replace(message=outcome.again)) if outcome.again else _ready(new))
+        # What a task sends must not keep its own end from being written, so an id in use is passed over.
+        self.put(message for message in outcome.sends if self._row(message.id) is None)
+        if outcome.ended:
+            self._follow(row.message, outcome)
+        return True
+
+    def _claim(self, want: Want) -> list[Claim]:
+        self._promote(want.now)
+        fronts = [self._table.first(f"ready:{queue}", want.limit) for queue in dict.fromkeys(want.queues)]
+        ids = [id for _, id in islice(heapq.merge(*fronts), want.limit)]
+        return [self._hand_out(row, want.owner) for id in ids if (row := self._row(id)) is not None]
+
+    def _promote(self, now: float) -> None:
+        for (visible_at, _), id in self._table.first("waiting", PROMOTED):
+            row = self._row(id)
+            if visible_at > now or row is None:
+                return
+            self._move(row, _ready(row))
+
+    def _hand_out(self, row: Row, owner: str) -> Claim:
+        new = row._replace(place=HELD, hold=f"owner:{owner}", token=row.token + 1)
+        self._move(row, new)
+        return _as_claim(new)
+
+    def _follow(self, message: Message, outcome: Outcome) -> None:
+        """Let those who waited for this message go on, or fail with it."""
+        self.replies.add(message.reply_to)
+        if outcome.state in (FAILURE, REVOKED):
+            self._fail_behind(message, outcome._replace(state=FAILURE, children=None, worker=None))
+        elif outcome.state not in (None, REJECTED):
+            for hold in _leads(message):
+                for row in self._rows(hold.key):
+                    self._release(row)
+
+    def _release(self, row: Row) -> None:
+        left = row.message.waits_for - 1
+        new = row._replace(message=row.message._replace(waits_for=left))
+        self._move(row, new if left > 0 else _opened(new))
+
+    def _fail_behind(self, message: Message, failure: Outcome) -> None:
+        # A list and no recursion: a chain may be longer than Python's stack.
+        todo = [(hold, _of_group(failure) if hold.group else failure) for hold in _leads(message)]
+        while todo:
+            hold, failure = todo.pop()
+            for row in self._rows(hold.key):
+                self._move(row, _ended(_written(row, failure), failure))
+                self.replies.add(row.message.reply_to)
+                todo += [(behind, failure) for behind in _leads(row.message)]
+
+    def _move(self, old: Row | None, new: Row | None) -> None:
+        """Every change of a row is one of these: the row, its indexes and the tallies move together."""
+        id = (new or old).message.id  # type: ignore[union-attr]  # one of them is a row
+        before, after = _indexes(old), _indexes(new)
+        for index, order in before - after:
+            self._table.remove(index, order, id)
+        for index, order in after - before:
+            self._table.add(index, order, id)
+        self._table.set("row", id, new)
+        self._tally(old, -1)
+        self._tally(new, +1)
+        if new is None or new.place != READY:
+            self.ready.pop(id, None)
+        elif old is None or old.place != READY:
+            self.ready[id] = new.message.queue
+        self.waits = self.waits or (new is not None and new.place == WAITING)
+
+    def _tally(self, row: Row | None, change: int) -> None:
+        if row is not None:
+            self._tallies[f"in {row.place} {row.message.queue}"] += change
+
+
+class RowStorage(ABC):
+    """The verbs that are about messages and entries; owners, bells and the rest are the keeper's."""
+
+    url: str
+    shared: bool
+
+    @abstractmethod
+    def _run(self, act: Callable[[Transaction], T]) -> T:
+        """Run `act` in a transaction that happens wholly or not at all, then wake whom it names."""
+
+    @abstractmethod
+    def _notes(self, owner: str) -> tuple[tuple[int, int] | None, int, list[Outcome]]:
+        """Return what an owner noted: the (seq, token) it has started, its mode, the outcomes."""
+
+    def put(self, messages: Sequence[Message]) -> None:
+        self._run(lambda transaction: transaction.put(messages))
+
+    def settle(self, outcomes: Sequence[Outcome], want: Want | None = None) -> Turn:
+        return self._run(lambda transaction: transaction.settle(outcomes, want))
+
+    def update(self, seq: int, token: int, outcome: Outcome) -> bool:
+        return self._run(lambda transaction: transaction.update(seq, token, outcome))
+
+    def forget(self, ids: Sequence[str]) -> None:
+        self._run(lambda transaction: transaction.forget(ids))
+
+    def records(self, ids: Sequence[str] = (), group_id: str | None = None) -> dict[str, Record]:
+        return self._run(lambda transaction: transaction.records(ids, group_id))
+
+    def estate(self, owner: str) -> Estate:
+        return Estate(self._run(lambda transaction: transaction.claims(owner)), *self._notes(owner))
+
+    def due(self, limit: int) -> list[float]:
+        return self._run(lambda transaction: transaction.due(limit))
+
+    def counts(self) -> list[Count]:
+        return self._run(lambda transaction: transaction.counts())
+
+    def entries(self, prefix: str) -> list[Entry]:
+        return self._run(lambda transaction: transaction.entries(prefix))
+
+    def write(self, key: str, value: str | None, expected: str | None, expires_at: float | None = None) -> bool:
+        entry = Entry(key, value or "", expires_at)
+        return self._run(lambda transaction: transaction.write(entry, value, expected))
+
+    def maintain(self) -> None:
+        self._run(lambda transaction: transaction.purge())
+
+    @abstractmethod
+    def enlist(self, about: dict[str, object], journal: bool = True) -> Owner: ...
+
+    @abstractmethod
+    def owners(self) -> list[OwnerInfo]: ...
+
+    @abstractmethod
+    def retire(self, owner: str) -> None: ...
+
+    @abstractmethod
+    def bell(self, queues: Sequence[str] = (), replies: str | None = None) -> Bell: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+def _indexes(row: Row | None) -> set[tuple[str, Order]]:
+    """Where a row is to be found."""
+    if row is None:
+        return set()
+    message = row.message
+    found: set[tuple[str, Order]] = set()
+    if row.place == READY:
+        found.add((f"ready:{message.queue}", (message.priority, row.seq)))
+    elif row.place == WAITING:
+        found.add(("waiting", (message.visible_at or 0.0, row.seq)))
+    elif row.place == HELD:
+        found.add((str(row.hold), (message.priority, row.seq)))
+    if message.group_id is not None:
+        found.add((f"group:{message.group_id}", (message.position or 0, row.seq)))
+    return found
+
+
+class _Hold(NamedTuple):
+    """A key under which others wait for a message, or for its whole group."""
+
+    key: str
+    group: bool
+
+
+def _leads(message: Message) -> list[_Hold]:
+    found = [_Hold(f"after:{message.id}", False)] if message.leads & LEADS_BY_ID else []
+    return [*found, _Hold(f"after:{message.group_id}", True)] if message.leads & LEADS_BY_GROUP else found
+
+
+def _opened(row: Row) -> Row:
+    """The row of a message that may run: now, or once it is visible."""
+    if (row.message.visible_at or 0.0) > clock.now():
+        return row._replace(place=WAITING, hold=None)
+    return _ready(row)
+
+
+def _ready(row: Row) -> Row:
+    return row._replace(place=READY, hold=None)
+
+
+def _written(row: Row, outcome: Outcome) -> Row:
+    """The row with an outcome's state and result; without a state, both stay as they are."""
+    if outcome.state is None:
+        return row
+    return row._replace(
+        state=outcome.state,
+        result=outcome.result,
+        content_type=outcome.content_type,
+        checksum=outcome.checksum,
+        traceback=outcome.traceback,
+        children=outcome.children,
+        worker=outcome.worker,
+    )
+
+
+def _ended(row: Row, outcome: Outcome) -> Row:
+    return row._replace(place=ENDED, hold=None, ended_at=outcome.ended_at)
+
+
+def _of_group(failure: Outcome) -> Outcome:
+    """What those fail with who wait for the whole group of a failed message."""
+    data = failure.group_failure
+    if data is None:
+        return failure
+    return failure._replace(result=data, content_type="application/json", checksum=checksum(data))
+
+
+def _as_claim(row: Row) -> Claim:
+    return Claim(row.seq, row.token, row.redeliveries, row.message)
+
+
+def _record(row: Row) -> Record:
+    message = row.message
+    return Record(
+        id=message.id,
+        name=message.name,
+        state=row.state,
+        place=row.place,
+        result=row.result,
+        content_type=row.content_type,
+        checksum=row.checksum,
+        traceback=row.traceback,
+        children=row.children,
+        worker=row.worker,
+        ended_at=row.ended_at,
+        retries=message.retries,
+        queue=message.queue,
+        group_id=message.group_id,
+        position=message.position,
+        ignore_result=message.ignore_result,
+        hold=row.hold,
+    )
+
+
+def _is_valid(entry: Entry) -> bool:
+    return entry.expires_at is None or entry.expires_at > clock.now()

@@ -1,0 +1,39 @@
+"""The statements of `queries.sql`, by name. Holds no SQL of its own."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+@cache
+def texts() -> dict[str, str]:
+    """Return every statement by its name, comments left out."""
+    found = {}
+    for part in re.split(r"^-- name: *", (HERE / "queries.sql").read_text("utf-8"), flags=re.MULTILINE)[1:]:
+        name, _, rest = part.partition("\n")
+        lines = [line for line in rest.splitlines() if line.strip() and not line.startswith("--")]
+        found[name.strip()] = "\n".join(lines).rstrip(";")
+    return found
+
+
+@cache
+def query(name: str) -> str:
+    """Return a statement."""
+    return texts()[name]
+
+
+@cache
+def with_rows(name: str, rows: int, columns: int) -> str:
+    """Return a statement for so many rows of so many columns."""
+    row = f"({','.join('?' * columns)})"
+    return texts()[name].replace("{rows}", ",".join([row] * rows))
+
+
+@cache
+def claim(queues: int) -> str:
+    """Return the claim for so many queues."""
+    return texts()["claim"].replace("{queues}", " union all ".join([texts()["claim_queue"]] * queues))

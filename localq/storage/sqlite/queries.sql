@@ -1,0 +1,133 @@
+-- Every statement of the SQLite storage, by name. {rows} stands for as many row values as a call brings,
+-- {queues} for one sub-select per queue. `Queries` fills them in and keeps the texts.
+
+-- name: put
+-- One statement for a chunk of messages: executemany lets go of the GIL for every row.
+insert into messages (
+    id, name, body, queue, priority, content_type, compression, signature, checksum, headers, origin, reply_to,
+    retries, sent_at, visible_at, expires_at, ignore_result, after, waits_for, group_id, position, leads, place, hold
+) values {rows}
+on conflict (id) do nothing;
+
+-- name: twin
+-- Is the message with this id the one that is being put?
+select name = ? and checksum = ? and body = ? from messages where id = ?;
+
+-- name: promote
+-- Due messages become ready, in bounded steps, so that a claim never pays for a million of them.
+update messages set place = 'ready'
+where seq in (select seq from messages where place = 'waiting' and visible_at <= ? order by visible_at limit 500)
+returning queue;
+
+-- name: claim
+update messages set place = 'held', hold = ?, token = token + 1
+where seq in (select seq from ({queues}) order by priority, seq limit ?)
+returning seq, token, redeliveries,
+    id, name, body, queue, priority, content_type, compression, signature, checksum, headers, origin, reply_to,
+    retries, sent_at, visible_at, expires_at, ignore_result, after, waits_for, group_id, position, leads;
+
+-- name: claim_queue
+-- One of {queues}: ordered by its index, so it stops after as many rows as are wanted.
+select * from (select seq, priority from messages where place = 'ready' and queue = ? order by priority, seq limit ?)
+
+-- name: settle
+-- Attempts that ended. Fenced: a claim that was given to somebody else since, or has ended, matches nothing.
+-- The columns of a VALUES have no names but these.
+update messages set
+    place = 'ended', hold = null, state = coalesce(o.column3, state), result = o.column4, result_type = o.column5,
+    result_checksum = o.column6, traceback = o.column7, children = o.column8, worker = o.column9, ended_at = o.column10
+from (values {rows}) as o
+where messages.seq = o.column1 and messages.token = o.column2 and messages.place = 'held'
+returning messages.seq;
+
+-- name: give_back
+-- An attempt that did not happen, or may happen again: the same place in the order.
+update messages set place = 'ready', hold = null, redeliveries = redeliveries + ?
+where seq = ? and token = ? and place = 'held'
+returning queue;
+
+-- name: again
+-- A retry: the same id, the next attempt's body and time.
+update messages set
+    place = ?, hold = null, state = ?, result = ?, result_type = ?, result_checksum = ?, traceback = ?, worker = ?,
+    name = ?, body = ?, queue = ?, priority = ?, content_type = ?, checksum = ?, headers = ?, retries = ?,
+    visible_at = ?, expires_at = ?, redeliveries = redeliveries + ?
+where seq = ? and token = ? and place = 'held'
+returning queue;
+
+-- name: progress
+-- Those who wait for an end that came: one less to wait for.
+update messages set waits_for = waits_for - 1
+where place = 'held' and hold = ?
+returning seq, waits_for;
+
+-- name: release
+-- Nothing left to wait for.
+update messages set place = case when visible_at > ? then 'waiting' else 'ready' end, hold = null
+where seq = ?
+returning queue, place;
+
+-- name: fail_followers
+-- Those who wait for an end that went wrong, end the same way.
+update messages set
+    place = 'ended', hold = null, state = 'FAILURE', result = ?, result_type = ?, result_checksum = ?, traceback = ?,
+    ended_at = ?
+where place = 'held' and hold = ?
+returning id, group_id, leads, reply_to;
+
+-- name: update_claimed
+update messages set state = ?, result = ?, result_type = ?, result_checksum = ?, worker = coalesce(?, worker)
+where seq = ? and token = ? and place = 'held'
+returning reply_to;
+
+-- name: update_by_id
+update messages set state = ?, result = ?, result_type = ?, result_checksum = ?, worker = coalesce(?, worker)
+where id = ? and place <> 'ended'
+returning reply_to;
+
+-- name: forget
+delete from messages where place = 'ended' and id in (select value from json_each(?));
+
+-- name: record
+select id, name, state, place, result, result_type, result_checksum, traceback, children, worker, ended_at, retries,
+    queue, group_id, position, ignore_result, hold
+from messages where id = ?;
+
+-- name: records
+select id, name, state, place, result, result_type, result_checksum, traceback, children, worker, ended_at, retries,
+    queue, group_id, position, ignore_result, hold
+from messages where id in (select value from json_each(?));
+
+-- name: members
+select id, name, state, place, result, result_type, result_checksum, traceback, children, worker, ended_at, retries,
+    queue, group_id, position, ignore_result, hold
+from messages where group_id = ? order by position;
+
+-- name: claims_of
+select seq, token, redeliveries,
+    id, name, body, queue, priority, content_type, compression, signature, checksum, headers, origin, reply_to,
+    retries, sent_at, visible_at, expires_at, ignore_result, after, waits_for, group_id, position, leads
+from messages where place = 'held' and hold = ? order by priority, seq;
+
+-- name: due
+select visible_at from messages where place = 'waiting' order by visible_at limit ?;
+
+-- name: counts
+select queue, place, count(*) from messages group by queue, place order by queue, place;
+
+-- name: entries
+select key, value, expires_at from entries
+where key >= ?1 and key < ?1 || char(1114111) and (expires_at is null or expires_at > ?2) order by key;
+
+-- name: entry
+select value from entries where key = ? and (expires_at is null or expires_at > ?);
+
+-- name: write_entry
+insert into entries (key, value, expires_at) values (?, ?, ?)
+on conflict (key) do update set value = excluded.value, expires_at = excluded.expires_at;
+
+-- name: delete_entry
+delete from entries where key = ?;
+
+-- name: drop_expired_entries
+delete from entries where expires_at <= ?;

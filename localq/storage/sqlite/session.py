@@ -1,0 +1,239 @@
+"""One thread's connection to a store: opened under the gate, checked before every write, never shared.
+
+The only place that opens `queue.db`, and the only place where SQLite's errors become localq's.
+Four rules of SQLite's own book are kept here (howtocorrupt.html): no connection crosses a fork or a
+thread; nobody but SQLite opens the database; connections close only under the gate; and a WAL that is not
+ours any more is never written to.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sqlite3
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from localq.exceptions import (
+    OutcomeUnknown,
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreReplaced,
+    StoreUntrusted,
+    StoreVersionError,
+)
+from localq.storage.gate import Gate
+from localq.storage.place import file_fault, make_file, open_file
+from localq.storage.sqlite.queries import HERE
+
+T = TypeVar("T")
+
+#: "lclq": says that a database is a store of ours.
+APPLICATION_ID = 0x6C636C71
+#: The schema's version: how many migrations there are.
+VERSION = len(list((HERE / "migrations").glob("*.sql")))
+#: Small pages: a put touches five of them, and the WAL gets them whole (put 22 us, with 4096 bytes 40 us).
+PAGE_SIZE = 1024
+#: Bytes of WAL after which a writer checkpoints if no steward has.
+WAL_LIMIT = 16 * 1024 * 1024
+#: Milliseconds to wait for writers that do not know the gate (a sqlite3 shell).
+FOREIGN_WAIT_MS = 5000
+
+
+class Gone(Exception):
+    """The WAL at its path is not the one this connection writes to."""
+
+
+class Session:
+    """A connection with its gate and its WAL."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "queue.db"
+        self._wal_path = str(directory / "queue.db-wal")
+        self.gate = Gate(directory / "gate.lock")
+        self.connection: sqlite3.Connection = self.gate.hold(self._connect)
+        self.execute = self.connection.execute
+
+    def _connect(self) -> sqlite3.Connection:
+        is_new = not self.path.exists()
+        if is_new:
+            # Made by us, 0600, before SQLite sees it; it gives -wal and -shm the same mode.
+            make_file(self.path)
+        else:
+            _look_at(self.path)
+        try:
+            connection = self._open(is_new)
+        except sqlite3.Error as exc:
+            raise translated(exc, self.path) from exc
+        self.wal_fd = open_file(Path(self._wal_path), os.O_RDONLY)
+        found = os.fstat(self.wal_fd)
+        self._wal_id = (found.st_dev, found.st_ino)
+        self.database_id = _identity(self.path)
+        return connection
+
+    def _open(self, is_new: bool) -> sqlite3.Connection:
+        uri = f"{self.path.absolute().as_uri()}?mode=rw"
+        connection = sqlite3.connect(
+            uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256,
+            timeout=FOREIGN_WAIT_MS / 1000,
+        )  # fmt: skip
+        # Memory maps and checkpoints of SQLite's own accord are off: the gate decides (reliability.md 0.3).
+        for pragma in (
+            f"page_size={PAGE_SIZE}", "journal_mode=wal", "synchronous=normal", "wal_autocheckpoint=0", "mmap_size=0",
+            "trusted_schema=off", "cell_size_check=on", "temp_store=memory",
+        ):  # fmt: skip
+            connection.execute(f"pragma {pragma}")
+        _bring_up(connection, self.path)
+        return connection
+
+    def write(self, work: Callable[..., T], *args: Any) -> T:
+        """Run `work(*args)` under the gate.
+
+        Raises:
+            Gone: the store's files are others now; nothing was written.
+            StoreError: what SQLite said, in our words.
+        """
+        try:
+            return self.gate.hold(self._checked, work, args)
+        except sqlite3.Error as exc:
+            raise translated(exc, self.path) from exc
+
+    def _checked(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
+        # 2 us. If another process opened and closed our files, SQLite's locks are gone, the WAL may have been
+        # deleted by the last close elsewhere, and an INSERT would say ok into an unlinked file.
+        try:
+            found = os.stat(self._wal_path)
+        except FileNotFoundError:
+            raise Gone from None
+        if (found.st_dev, found.st_ino) != self._wal_id:
+            raise Gone
+        result = work(*args)
+        if found.st_size > WAL_LIMIT:
+            self.execute("pragma wal_checkpoint(truncate)")
+        return result
+
+    def transact(self, work: Callable[..., T], *args: Any) -> T:
+        """Run `work(*args)` in one transaction under the gate: all of it happens or nothing."""
+        return self.write(self._transaction, work, args)
+
+    def _transaction(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
+        self.execute("begin immediate")
+        try:
+            result = work(*args)
+            self.execute("commit")
+        except BaseException:
+            # After SQLITE_FULL the transaction is rolled back already.
+            if self.connection.in_transaction:
+                self.execute("rollback")
+            raise
+        return result
+
+    def read(self, sql: str, *args: Any) -> list[Any]:
+        """Return the rows of a query; a reader needs no gate."""
+        try:
+            return self.execute(sql, args).fetchall()
+        except sqlite3.Error as exc:
+            raise translated(exc, self.path) from exc
+
+    def checkpoint(self, limit: int) -> None:
+        """Move the WAL into the database if it is larger than `limit` bytes."""
+        if os.fstat(self.wal_fd).st_size > limit:
+            self.write(self.execute, "pragma wal_checkpoint(truncate)")
+
+    def is_current(self) -> bool:
+        """Whether the files at the store's path are the ones this connection has open."""
+        return _identity(self.path) == self.database_id and _identity(Path(self._wal_path)) == self._wal_id
+
+    def close(self) -> None:
+        """Close under the gate: the last close checkpoints."""
+        try:
+            if self.is_current():
+                self.gate.hold(self.connection.close)
+            else:
+                leak(self.connection)
+        finally:
+            self.close_descriptors()
+
+    def abandon(self) -> None:
+        """Let go of a connection that must not be closed: its WAL is gone, or it came through a fork."""
+        leak(self.connection)
+        self.close_descriptors()
+
+    def close_descriptors(self) -> None:
+        os.close(self.wal_fd)
+        self.gate.close()
+
+
+def leak(connection: sqlite3.Connection) -> None:
+    """Keep SQLite from ever closing a connection, at exit neither.
+
+    A close may checkpoint. In a forked child that would be done with the parent's locks, and after the
+    WAL was replaced it would write old pages over new ones.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _look_at(path: Path) -> None:
+    """Check the database file without opening it."""
+    found = os.lstat(path)
+    fault = file_fault(found, path)
+    if fault or not stat.S_ISREG(found.st_mode):
+        raise StoreUntrusted(f"{path} is not a file of a store: {fault}")
+
+
+def _bring_up(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables of a new store, bring an old one up to date, refuse what is neither."""
+    (version,) = connection.execute("pragma user_version").fetchone()
+    (application,) = connection.execute("pragma application_id").fetchone()
+    tables = connection.execute("select count(*) from sqlite_master").fetchone()[0]
+    if tables and application != APPLICATION_ID:
+        raise StoreUntrusted(f"{path} is a database of another program; choose another directory with store=")
+    if version > VERSION:
+        raise StoreVersionError(
+            f"{path} was written by a newer localq (schema {version}, this one knows {VERSION}); upgrade this localq"
+        )
+    if version < VERSION:
+        steps = migrations()[version:] if tables else [(HERE / "schema.sql").read_text("utf-8")]
+        marks = f"pragma application_id = {APPLICATION_ID}; pragma user_version = {VERSION};"
+        connection.executescript(f"begin immediate; {' '.join(steps)} {marks} commit;")
+
+
+def migrations() -> list[str]:
+    """Return the numbered steps from an empty database to today's schema."""
+    return [step.read_text("utf-8") for step in sorted((HERE / "migrations").glob("*.sql"))]
+
+
+_FULL, _BUSY, _IO, _CORRUPT, _NOT_A_DB = 13, (5, 6), 10, 11, 26
+_READ_ONLY, _CANNOT_OPEN = 8, 14
+
+
+def translated(exc: sqlite3.Error, path: Path) -> StoreError:
+    """Say in our words what SQLite said; the one place where that is done."""
+    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+    what = f"{path}: {exc}"
+    if code == _FULL:
+        return StoreFull(f"{what}; nothing was written: free some space and send it again")
+    if code in _BUSY:
+        return StoreBusy(f"{what}: a program that does not use localq's gate holds the database (a sqlite3 shell?)")
+    if code in (_READ_ONLY, _CANNOT_OPEN):
+        if not path.exists():
+            return StoreReplaced(f"{path} was removed while in use; nothing was written")
+        return StoreReadOnly(f"{what}; nothing was written: check mode, owner and mount of {path.parent}")
+    if code in (_CORRUPT, _NOT_A_DB):
+        return StoreCorrupt(f"{what}; the file is left as it is: restore a copy, or move {path.parent} away")
+    if code == _IO:
+        return OutcomeUnknown(f"{what}: the disk failed and the write may have happened or not; sending the same id is safe")
+    return StoreError(what)

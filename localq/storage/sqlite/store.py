@@ -1,0 +1,451 @@
+"""The sixteen verbs of `localq.storage.base` on SQLite.
+
+Each verb is at most one transaction under the gate. What needs time and not the gate (checksums,
+encoding, ringing pipes) happens before or after. Holds no SQL: `queries.sql` does.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from localq import clock, states
+from localq.exceptions import DuplicateTaskId, StoreReplaced
+from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record, Turn, Want
+from localq.storage import place
+from localq.storage.base import Bell, Count, Entry, Estate, OwnerInfo
+from localq.storage.bells import Bells
+from localq.storage.owners import LockedOwner, Owners
+from localq.storage.sqlite.queries import claim as claim_query
+from localq.storage.sqlite.queries import query, with_rows
+from localq.storage.sqlite.session import Gone, Session
+from localq.storage.sqlite.sync import SYNC_BELL, Syncer
+from localq.serialization import checksum
+
+T = TypeVar("T")
+
+#: Rows of one bulk statement, largest first: five texts serve every number of rows.
+CHUNKS = (64, 16, 4, 1)
+_MESSAGE_COLUMNS = len(Message._fields) + 2
+_SETTLE_COLUMNS = 10
+#: The "queue" of those who must know when a message starts to wait for its time.
+DUE_BELL = "@due"
+#: Seconds between two looks for bells whose owners are gone.
+BELL_SWEEP_S = 60.0
+#: Bytes of WAL after which a steward checkpoints.
+STEWARD_WAL_LIMIT = 4 * 1024 * 1024
+
+_GOOD_ENDS = frozenset({states.SUCCESS, states.IGNORED})
+
+
+class SqliteStorage:
+    """A store in a directory. Safe to use from any thread, and after a fork."""
+
+    shared = True
+
+    def __init__(self, directory: Path, durability: str = "standard") -> None:
+        self.directory = Path(directory)
+        self.url = f"sqlite:///{self.directory}"
+        self._full = durability == "full"
+        self._swept_at = time.monotonic()
+        self._opening = threading.Lock()
+        self._is_open = False
+        self._forget_everything()
+        _stores.add(self)
+
+    # -- Opening and closing -----------------------------------------------------------------
+
+    def _forget_everything(self) -> None:
+        # The list first: the thread-locals' end asks it whether there is anything to close.
+        self._sessions: list[Session] = []
+        self._local = threading.local()
+        self._is_open = False
+
+    def _session(self) -> Session:
+        try:
+            session: Session = self._local.session
+        except AttributeError:
+            session = self._local.session = self._new_session()
+            self._local.guard = _Guard(self, session)
+        return session
+
+    def _new_session(self) -> Session:
+        with self._opening:
+            if not self._is_open:
+                place.prepare(self.directory)
+                self._bells = Bells(self.directory / "bells")
+                self._owners = Owners(self.directory / "owners")
+                self._sync = Syncer(self._bells, self._full)
+                self._is_open = True
+            session = Session(self.directory)
+            self._sessions.append(session)
+            return session
+
+    def _write(self, act: Callable[[Session], T]) -> T:
+        """Let a session write; if the files were replaced under it, open them anew and try once more."""
+        session = self._session()
+        try:
+            result = act(session)
+        except Gone:
+            self._drop(session)
+            if not (self.directory / place.MARK).exists():
+                self._forget_everything()
+                raise StoreReplaced(f"{self.directory} was removed while in use; nothing was written") from None
+            session = self._session()
+            result = act(session)
+        self._sync.wrote(session.wal_fd)
+        return result
+
+    def _drop(self, session: Session) -> None:
+        del self._local.session
+        self._sessions.remove(session)
+        session.abandon()
+
+    def release(self, session: Session) -> None:
+        """Close the session of a thread that has ended."""
+        if session in self._sessions:
+            self._sessions.remove(session)
+            session.close()
+
+    def close(self) -> None:
+        if not self._is_open:
+            return
+        self._sync.finish()
+        for session in self._sessions:
+            session.close()
+        self._bells.close()
+        self._forget_everything()
+
+    def before_fork(self) -> None:
+        """Have nothing going on while the process is copied."""
+        if self._is_open:
+            self._sync.finish()
+
+    def after_fork(self) -> None:
+        """In the child: forget the parent's connections without closing them."""
+        for session in self._sessions:
+            session.abandon()
+        self._opening = threading.Lock()
+        self._forget_everything()
+
+    # -- Put ---------------------------------------------------------------------------------
+
+    def put(self, messages: Sequence[Message]) -> None:
+        now = clock.now()
+        rows = [(*message, *_place(message, now)) for message in messages]
+        slots = self._write(lambda session: session.write(self._put_one, session, rows[0])
+                            if len(rows) == 1 else session.transact(self._put_all, session, rows))  # fmt: skip
+        self._bells.ring(slots)
+
+    def _put_one(self, session: Session, row: tuple[Any, ...]) -> list[int]:
+        if not session.execute(with_rows("put", 1, _MESSAGE_COLUMNS), row).rowcount:
+            _check_twin(session, row)
+            return []
+        if row[-2] == states.READY:
+            return self._bells.idle(row[3], 1)
+        return self._bells.idle(DUE_BELL, 64) if row[-2] == states.WAITING else []
+
+    def _put_all(self, session: Session, rows: list[tuple[Any, ...]]) -> list[int]:
+        for chunk in _chunks(rows):
+            sql = with_rows("put", len(chunk), _MESSAGE_COLUMNS)
+            if session.execute(sql, [value for row in chunk for value in row]).rowcount < len(chunk):
+                for row in chunk:
+                    _check_twin(session, row)
+        return self._wake(Counter(row[3] for row in rows if row[-2] == states.READY),
+                          any(row[-2] == states.WAITING for row in rows))  # fmt: skip
+
+    def _wake(self, ready: Counter[str], is_waiting: bool = False) -> list[int]:
+        slots = [slot for queue, number in ready.items() for slot in self._bells.idle(queue, number)]
+        return slots + self._bells.idle(DUE_BELL, 64) if is_waiting else slots
+
+    # -- Settle and claim ----------------------------------------------------------------------
+
+    def settle(self, outcomes: Sequence[Outcome], want: Want | None = None) -> Turn:
+        if outcomes and want is None:
+            want = Want("", (), 0, clock.now())
+        turn, slots = self._write(lambda session: session.transact(self._settle_all, session, outcomes, want))
+        self._bells.ring(slots)
+        if outcomes:
+            stale = {outcome.seq for outcome in turn.stale}
+            self._bells.ring_replies({o.reply_to for o in outcomes if o.seq not in stale})
+        return turn
+
+    def _settle_all(self, session: Session, outcomes: Sequence[Outcome], want: Want) -> tuple[Turn, list[int]]:
+        ready: Counter[str] = Counter()
+        stale = _Settlement(session, want.now, ready).apply(outcomes) if outcomes else []
+        ready.update(queue for (queue,) in session.execute(query("promote"), (want.now,)).fetchall())
+        claims = _claim(session, want) if want.limit else []
+        # What is left after this claim is for others; what was claimed needs nobody woken.
+        for claim in claims:
+            if ready[claim.message.queue] > 0:
+                ready[claim.message.queue] -= 1
+        return Turn(claims, stale), self._wake(ready) if ready else []
+
+    def update(self, seq: int, token: int, outcome: Outcome) -> bool:
+        values = (outcome.state, outcome.result, outcome.content_type, outcome.checksum, outcome.worker)
+        sql, key = ("update_claimed", (seq, token)) if seq else ("update_by_id", (outcome.id,))
+        rows = self._write(lambda session: session.write(
+            lambda: session.execute(query(sql), (*values, *key)).fetchall()))  # fmt: skip
+        if rows:
+            self._bells.ring_replies({rows[0][0]})
+        return bool(rows)
+
+    def forget(self, ids: Sequence[str]) -> None:
+        self._write(lambda session: session.write(session.execute, query("forget"), (json.dumps(list(ids)),)))
+
+    # -- Reading ---------------------------------------------------------------------------------
+
+    def records(self, ids: Sequence[str] = (), group_id: str | None = None) -> dict[str, Record]:
+        session = self._session()
+        if group_id is not None:
+            rows = session.read(query("members"), group_id)
+        elif len(ids) == 1:
+            rows = session.read(query("record"), ids[0])
+        else:
+            rows = session.read(query("records"), json.dumps(list(ids)))
+        found = {row[0]: Record(*row) for row in rows}
+        if self._full and any(record.ended for record in found.values()):
+            # An end that was read must not be undone by a power cut: its writer may not have synced it yet.
+            self._sync.now(session.wal_fd)
+        return found
+
+    def estate(self, owner: str) -> Estate:
+        rows = self._session().read(query("claims_of"), f"owner:{owner}")
+        return Estate([_claimed(row) for row in rows], *self._owners.notes(owner))
+
+    def due(self, limit: int) -> list[float]:
+        return [at for (at,) in self._session().read(query("due"), limit)]
+
+    def counts(self) -> list[Count]:
+        return [Count(*row) for row in self._session().read(query("counts"))]
+
+    # -- Owners, bells, entries ------------------------------------------------------------------
+
+    def enlist(self, about: dict[str, object], journal: bool = True) -> LockedOwner:
+        self._session()
+        self._sync.by_steward = journal and bool(about.get("steward"))
+        return self._owners.enlist(about, journal)
+
+    def owners(self) -> list[OwnerInfo]:
+        self._session()
+        return self._owners.list()
+
+    def retire(self, owner: str) -> None:
+        self._session()
+        self._owners.retire(owner)
+
+    def bell(self, queues: Sequence[str] = (), replies: str | None = None) -> Bell:
+        return self._session().gate.hold(self._bells.bell, queues, replies)
+
+    def entries(self, prefix: str) -> list[Entry]:
+        return [Entry(*row) for row in self._session().read(query("entries"), prefix, clock.now())]
+
+    def write(self, key: str, value: str | None, expected: str | None, expires_at: float | None = None) -> bool:
+        return self._write(lambda session: session.transact(_write_entry, session, key, value, expected, expires_at))
+
+    # -- Housekeeping ----------------------------------------------------------------------------
+
+    def maintain(self) -> None:
+        session = self._session()
+        if not session.is_current():
+            raise StoreReplaced(f"{self.directory} was removed or replaced while in use")
+        self._sync_what_changed(session)
+        session.checkpoint(STEWARD_WAL_LIMIT)
+        if time.monotonic() - self._swept_at > BELL_SWEEP_S:
+            self._swept_at = time.monotonic()
+            session.gate.hold(self._bells.sweep)
+
+    def _sync_what_changed(self, session: Session) -> None:
+        found = os.fstat(session.wal_fd)
+        seen = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if getattr(self._local, "synced", None) != seen:
+            self._sync.now(session.wal_fd)
+            # A write in the same tick of the file's clock would look the same: look once more next time.
+            self._local.synced = seen if found.st_mtime_ns < clock.now() * 1e9 - 2e7 else None
+
+
+class _Guard:
+    """Dies with its thread, and has the thread's session closed; in a forked child it does nothing."""
+
+    def __init__(self, store: SqliteStorage, session: Session) -> None:
+        self._store, self._session, self._pid = weakref.ref(store), session, os.getpid()
+
+    def __del__(self) -> None:
+        store = self._store()
+        if store is not None and os.getpid() == self._pid:
+            store.release(self._session)
+
+
+def _place(message: Message, now: float) -> tuple[str, str | None]:
+    """Where a new message goes, and what holds it there."""
+    if message.waits_for:
+        return states.HELD, f"after:{message.after}"
+    if message.visible_at is not None and message.visible_at > now:
+        return states.WAITING, None
+    return states.READY, None
+
+
+def _chunks(rows: Sequence[T]) -> list[Sequence[T]]:
+    found, at = [], 0
+    for size in CHUNKS:
+        while len(rows) - at >= size:
+            found.append(rows[at : at + size])
+            at += size
+    return found
+
+
+def _check_twin(session: Session, row: tuple[Any, ...]) -> None:
+    id, name, body, total = row[0], row[1], row[2], row[8]
+    same = session.execute(query("twin"), (name, total, body, id)).fetchone()
+    if same is not None and not same[0]:
+        raise DuplicateTaskId(
+            f"task_id {id!r} is in use by another call; nothing was sent. Choose another id, or forget() that result first"
+        )
+
+
+def _claimed(row: tuple[Any, ...]) -> Claim:
+    return Claim(row[0], row[1], row[2], Message(*row[3:]))
+
+
+def _claim(session: Session, want: Want) -> list[Claim]:
+    values = [f"owner:{want.owner}"]
+    for queue in want.queues:
+        values += (queue, want.limit)  # type: ignore[arg-type]
+    values.append(want.limit)  # type: ignore[arg-type]
+    rows = session.execute(claim_query(len(want.queues)), values).fetchall()
+    # RETURNING promises no order.
+    rows.sort(key=lambda row: (row[7], row[0]))
+    return [_claimed(row) for row in rows]
+
+
+class _Settlement:
+    """The outcomes of one `settle`, being written inside its transaction.
+
+    Args:
+        ready: counts, by queue, the messages that became ready.
+    """
+
+    def __init__(self, session: Session, now: float, ready: Counter[str]) -> None:
+        self.execute, self.session, self.now, self.ready = session.execute, session, now, ready
+
+    def apply(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Write outcomes; return those whose claim was stale."""
+        ended = [outcome for outcome in outcomes if outcome.ended]
+        fresh = self._end(ended)
+        for outcome in outcomes:
+            if not outcome.ended and (self._again(outcome) if outcome.again else self._give_back(outcome)):
+                fresh.add(outcome.seq)
+        for outcome in outcomes:
+            if outcome.seq in fresh and (outcome.leads or outcome.sends):
+                self._follow(outcome)
+        return [outcome for outcome in outcomes if outcome.seq not in fresh] if len(fresh) < len(outcomes) else []
+
+    def _end(self, outcomes: Sequence[Outcome]) -> set[int]:
+        fresh: set[int] = set()
+        for chunk in _chunks(outcomes):
+            values: list[Any] = []
+            for o in chunk:
+                values += (o.seq, o.token, o.state, o.result, o.content_type, o.checksum, o.traceback, o.children,
+                           o.worker, o.ended_at)  # fmt: skip
+            rows = self.execute(with_rows("settle", len(chunk), _SETTLE_COLUMNS), values).fetchall()
+            fresh.update(seq for (seq,) in rows)
+        return fresh
+
+    def _give_back(self, o: Outcome) -> bool:
+        rows = self.execute(query("give_back"), (o.charged, o.seq, o.token)).fetchall()
+        self.ready.update(queue for (queue,) in rows)
+        return bool(rows)
+
+    def _again(self, o: Outcome) -> bool:
+        m = o.again
+        assert m is not None
+        where, _ = _place(m, self.now)
+        rows = self.execute(query("again"), (
+            where, o.state, o.result, o.content_type, o.checksum, o.traceback, o.worker, m.name, m.body, m.queue,
+            m.priority, m.content_type, m.checksum, m.headers, m.retries, m.visible_at, m.expires_at, o.charged,
+            o.seq, o.token,
+        )).fetchall()  # fmt: skip
+        if where == states.READY:
+            self.ready.update(queue for (queue,) in rows)
+        elif rows:
+            self.ready[DUE_BELL] += 64
+        return bool(rows)
+
+    def _follow(self, o: Outcome) -> None:
+        """Do what an end means to others: send, let the waiting go on, or let them fail with it."""
+        for chunk in _chunks([(*sent, *_place(sent, self.now)) for sent in o.sends]):
+            sql = with_rows("put", len(chunk), _MESSAGE_COLUMNS)
+            self.execute(sql, [value for row in chunk for value in row])
+            self.ready.update(row[3] for row in chunk if row[-2] == states.READY)
+        if not o.ended or not o.leads:
+            return
+        if o.state in _GOOD_ENDS:
+            for key in _keys(o.id, o.group_id, o.leads):
+                self._progress(key)
+        elif o.state is not None:
+            self._fail_followers(o)
+
+    def _progress(self, key: str) -> None:
+        for seq, waits_for in self.execute(query("progress"), (key,)).fetchall():
+            if waits_for <= 0:
+                for queue, where in self.execute(query("release"), (self.now, seq)).fetchall():
+                    self.ready[queue if where == states.READY else DUE_BELL] += 1
+
+    def _fail_followers(self, o: Outcome) -> None:
+        own = (o.result, o.content_type, o.checksum, o.traceback)
+        group = own
+        if o.group_failure is not None:
+            group = (o.group_failure, "application/json", checksum(o.group_failure), o.traceback)
+        left = [(f"after:{o.id}", own), (f"after:{o.group_id}", group)]
+        while left:
+            key, failure = left.pop()
+            rows = self.execute(query("fail_followers"), (*failure, o.ended_at, key)).fetchall()
+            left += [(each, failure) for id, group_id, leads, _ in rows for each in _keys(id, group_id, leads)]
+
+
+def _keys(id: str, group_id: str | None, leads: int) -> list[str]:
+    keys = [f"after:{id}"] if leads & LEADS_BY_ID else []
+    return [*keys, f"after:{group_id}"] if leads & LEADS_BY_GROUP else keys
+
+
+def _write_entry(session: Session, key: str, value: str | None, expected: str | None, expires_at: float | None) -> bool:
+    now = clock.now()
+    found = session.execute(query("entry"), (key, now)).fetchone()
+    if (found[0] if found else None) != expected:
+        return False
+    session.execute(query("drop_expired_entries"), (now,))
+    if value is None:
+        session.execute(query("delete_entry"), (key,))
+    else:
+        session.execute(query("write_entry"), (key, value, expires_at))
+    return True
+
+
+def open_url(rest: str, durability: str) -> SqliteStorage:
+    """Open the store in a directory; `localq.storage.open_storage` calls it for `sqlite:` URLs."""
+    return SqliteStorage(Path(rest), durability)
+
+
+# -- Forks and the end of the process ------------------------------------------------------------
+
+_stores: weakref.WeakSet[SqliteStorage] = weakref.WeakSet()
+
+
+def _each(act: Callable[[SqliteStorage], None]) -> Callable[[], None]:
+    def on_all() -> None:
+        for store in list(_stores):
+            act(store)
+
+    return on_all
+
+
+os.register_at_fork(before=_each(SqliteStorage.before_fork), after_in_child=_each(SqliteStorage.after_fork))
+atexit.register(_each(SqliteStorage.close))

@@ -1,0 +1,100 @@
+"""When what was committed is on the disk, and not only in the kernel's memory.
+
+`full`      every write is synced before it returns, after the gate is released, so that processes
+            that write at once share the disk's work.
+`standard`  within 50 ms. Whoever reaches its deadline first syncs for everybody and says so on the
+            board, so several writers cost no more than one. A child of a worker asks its steward,
+            because a thread in a process that runs tasks would be in the way of tasks that fork.
+
+A process death loses nothing in either; this is about power cuts. The sync is `fdatasync` on a
+read-only descriptor of the WAL: SQLite's own commits are synchronous=NORMAL. Must not touch the database.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from localq.storage.bells import Bells
+
+#: Seconds within which a standard write is on the disk.
+WINDOW_S = 0.05
+#: How long the first writer waits for others to share its sync with; the rest is for the sync.
+DELAY_S = 0.035
+#: The "queue" that a steward's bell serves to be asked for a sync.
+SYNC_BELL = "@sync"
+
+_sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+
+
+class Syncer:
+    """Syncs one store for one process.
+
+    Args:
+        bells: the store's board.
+    """
+
+    def __init__(self, bells: Bells, full: bool) -> None:
+        self._bells, self.full = bells, full
+        self._last = self._asked = 0.0
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.by_steward = False
+
+    def wrote(self, wal: int) -> None:
+        """Note a commit to the WAL with this descriptor; in `full`, return when it is on the disk.
+
+        Called outside the gate.
+        """
+        if self.full:
+            self.now(wal)
+            return
+        self._last = time.monotonic()
+        if self._thread is None:
+            self._announce(wal)
+
+    def now(self, wal: int) -> None:
+        """Sync, and let everybody know."""
+        started = time.monotonic()
+        _sync(wal)
+        self._bells.stamp_sync(started)
+
+    def finish(self) -> None:
+        """Sync what is still due and end the thread: at exit, and before a fork."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._wake.set()
+            thread.join(1.0)
+
+    def forget_thread(self) -> None:
+        """In a forked child the thread is not there."""
+        self._thread = None
+
+    def _announce(self, wal: int) -> None:
+        if self.by_steward:
+            if self._bells.synced_at() >= self._asked:
+                self._asked = self._last
+                self._bells.ring_idle(SYNC_BELL, 1)
+            return
+        self._wake = threading.Event()
+        # One thread a burst, not one for ever: an idle client has no thread of ours.
+        # It has a descriptor of its own: the writer's may be closed by then.
+        self._thread = threading.Thread(target=self._sync_later, args=(os.dup(wal),), name="localq-sync", daemon=True)
+        self._thread.start()
+
+    def _sync_later(self, wal: int) -> None:
+        try:
+            if hasattr(signal, "pthread_sigmask"):
+                signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            self._wake.wait(DELAY_S)
+            self._thread = None  # whoever writes from here on starts the next one
+            if self._bells.synced_at() < self._last:
+                self.now(wal)
+        except OSError:
+            # The next write's own check says what happened to the store; nobody waits for this thread.
+            return
+        finally:
+            os.close(wal)

@@ -1,0 +1,302 @@
+"""Tasks: what a decorated function becomes.
+
+A task has two sides: it sends calls (`delay`, `apply_async`), and it runs them (`run`). It is one object per
+process and app, shared by all calls. Sending is the app's business, running the executor's; this module
+only holds what a task says about itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from keyword import iskeyword
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar
+
+from localq import clock
+from localq.canvas import Signature
+from localq.context import Context, current_app, entered, request_of
+from localq.exceptions import MaxRetriesExceededError, OperationalError, Retry
+from localq.message import Message
+from localq.publisher import Defaults
+from localq.result import AsyncResult, EagerResult
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class App(Protocol):
+    """What a task needs of its app."""
+
+    conf: Any
+    main: str | None
+
+    def send_call(
+        self, task: Task[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any] | None
+    ) -> AsyncResult[Any]: ...
+
+    def apply_call(
+        self, task: Task[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any]
+    ) -> EagerResult[Any]: ...
+
+    def retried(
+        self, task: Task[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any], when: float
+    ) -> Message: ...
+
+
+class Task(Generic[P, R]):
+    """A function that can be called here, later, or elsewhere.
+
+    The class attributes are Celery's options; set them in the decorator or in a class of your own.
+
+    Attributes:
+        name: what messages call it.
+        typing: check the arguments where `delay` is called.
+        max_retries: attempts after the first; None for ever.
+        default_retry_delay: seconds before a retry that says nothing else.
+        ignore_result: keep no result. None: the setting task_ignore_result.
+        acks_late: the message may be run again if this worker dies. None: task_acks_late.
+        reject_on_worker_lost: ... also if only the child process dies.
+        track_started: write the state STARTED. None: task_track_started.
+        throws: exceptions that are no surprise; logged without a traceback.
+        queue, priority, serializer, expires: defaults of every call.
+    """
+
+    abstract: ClassVar[bool] = True
+    name: str = ""
+    app: App
+    typing: bool | None = None
+    max_retries: int | None = 3
+    default_retry_delay: float = 180
+    ignore_result: bool | None = None
+    store_errors_even_if_ignored: bool | None = None
+    acks_late: bool | None = None
+    reject_on_worker_lost: bool | None = None
+    track_started: bool | None = None
+    throws: tuple[type[BaseException], ...] = ()
+    queue: str | None = None
+    priority: int | None = None
+    serializer: str | None = None
+    expires: Any = None
+    trail: bool = True
+    rate_limit: Any = None
+
+    MaxRetriesExceededError = MaxRetriesExceededError
+    OperationalError = OperationalError
+
+    #: Derived when the task is bound to its app: nothing to call before and after `run` ...
+    is_plain: bool = False
+    #: ... and `__call__` is not overridden, so `run` may be called directly.
+    calls_run: bool = True
+    defaults: Defaults = Defaults()
+    _check: Callable[..., None] | None = None
+
+    if TYPE_CHECKING:
+
+        def run(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    else:
+
+        def run(self, *args, **kwargs):
+            """Do the work; the body of the task."""
+            raise NotImplementedError(f"task {self.name} has no run()")
+
+    def bind(self, app: Any) -> None:
+        """Belong to an app: settle what its settings decide."""
+        self.app = app
+        conf, kind = app.conf, type(self)
+        for name in ("ignore_result", "acks_late", "reject_on_worker_lost", "track_started"):
+            if getattr(self, name) is None:
+                setattr(self, name, conf.get(f"task_{name}"))
+        if self.store_errors_even_if_ignored is None:
+            self.store_errors_even_if_ignored = conf.task_store_errors_even_if_ignored
+        self.defaults = Defaults(self.queue, self.priority, self.serializer, bool(self.ignore_result), self.expires)
+        self.is_plain = all(
+            getattr(kind, name) is getattr(Task, name) for name in ("before_start", "on_success", "after_return")
+        )
+        self.calls_run = kind.__call__ is Task.__call__
+        if self.typing is not False:
+            self._check = signature_check(self.run)
+
+    # -- Calling -------------------------------------------------------------------------------
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run here and now, as a plain function; no message is sent."""
+        with entered(self, Context(args=args, kwargs=kwargs)):
+            return self.run(*args, **kwargs)
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Send a call; a worker runs it. Short for `apply_async(args, kwargs)`."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[R]:
+        """Send a call with options.
+
+        Args:
+            args, kwargs: the call's arguments.
+            options: see `localq.publisher.CALL_OPTIONS`; Celery's names.
+
+        Returns:
+            A handle on the result.
+
+        Raises:
+            TypeError: the arguments do not fit the task, or an option does not exist.
+            EncodeError: an argument cannot be written.
+            DuplicateTaskId: the id given belongs to another call.
+            OperationalError: the store could not take it; nothing was written.
+        """
+        if args is None:
+            args = ()
+        elif not isinstance(args, tuple | list):
+            raise TypeError(f"task args must be a list or tuple, got {args!r}")
+        if kwargs is None:
+            kwargs = {}
+        elif not isinstance(kwargs, Mapping):
+            raise TypeError(f"task kwargs must be a mapping, got {kwargs!r}")
+        if self._check is not None:
+            self._check(*args, **kwargs)
+        return self.app.send_call(self, args, kwargs, options)
+
+    def apply(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> EagerResult[R]:
+        """Run a call here and now, exactly as a worker would, messages and all; return its result."""
+        return self.app.apply_call(self, tuple(args or ()), dict(kwargs or {}), options)
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature:
+        """Make a signature: a call to be sent later, perhaps with more arguments."""
+        return Signature(self, args, kwargs)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature:
+        """Make a signature that takes no further arguments."""
+        return Signature(self, args, kwargs, immutable=True)
+
+    def signature(self, args: Any = None, kwargs: Any = None, **options: Any) -> Signature:
+        """Make a signature with options."""
+        immutable = bool(options.pop("immutable", False))
+        return Signature(self, args, kwargs, options, immutable=immutable)
+
+    subtask = signature
+
+    # -- Inside a run --------------------------------------------------------------------------
+
+    @property
+    def request(self) -> Context:
+        """What is known of the attempt that is running."""
+        return request_of(self)
+
+    def retry(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Retry:
+        """End this attempt and run the task again, under the same id: `raise self.retry(exc=exc)`.
+
+        The state change and the next attempt are one transaction.
+
+        Args:
+            args, kwargs: other arguments for the next attempt.
+            exc: why; raised when there are no attempts left.
+            countdown, eta: when; `default_retry_delay` seconds from now otherwise.
+            max_retries: overrides the task's.
+
+        Raises:
+            Retry: to end the attempt.
+            MaxRetriesExceededError: there are none left and no `exc` was given.
+        """
+        request = self.request
+        if request.called_directly:
+            raise exc if exc is not None else Retry("Task can be retried", None)
+        limit = self.max_retries if max_retries is None else max_retries
+        if limit is not None and request.retries >= limit:
+            self._give_up(request, exc)
+        when = self._next_attempt(countdown, eta)
+        again = self.app.retried(
+            self, request.args if args is None else args, request.kwargs if kwargs is None else kwargs, options, when
+        )
+        signal = Retry(exc=exc, when=round(when - clock.now(), 3), is_eager=request.is_eager, sig=again)
+        if throw:
+            raise signal
+        return signal
+
+    def _next_attempt(self, countdown: float | None, eta: Any) -> float:
+        now = clock.now()
+        if eta is not None:
+            return float(eta.timestamp())
+        return now + (self.default_retry_delay if countdown is None else countdown)
+
+    def _give_up(self, request: Context, exc: BaseException | None) -> None:
+        if exc is not None:
+            raise exc
+        raise MaxRetriesExceededError(
+            f"Can't retry {self.name}[{request.id}] args:{request.args!r} kwargs:{request.kwargs!r}",
+            task_args=request.args, task_kwargs=request.kwargs,
+        )  # fmt: skip
+
+    # -- Handlers, for subclasses ------------------------------------------------------------------
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called before the task runs; an exception here is the task's failure."""
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called when the task has returned."""
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called when the task has failed."""
+
+    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called when the task is to be run again."""
+
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called when the task has ended, well or badly."""
+
+    def __repr__(self) -> str:
+        return f"<@task: {self.name} of {getattr(getattr(self, 'app', None), 'main', None)} at 0x{id(self):x}>"
+
+    def __reduce__(self) -> Any:
+        return _task_named, (self.name, type(self).__module__)
+
+
+def _task_named(name: str, module: str) -> Any:
+    import_module(module)
+    return current_app().tasks[name]
+
+
+def signature_check(run: Callable[..., Any]) -> Callable[..., None] | None:
+    """Make a function that takes what `run` takes and does nothing.
+
+    Calling it raises Python's own TypeError for arguments that do not fit, at the price of one call;
+    `inspect.Signature.bind` costs thirty.
+    """
+    try:
+        found = inspect.signature(run)
+    except (TypeError, ValueError):
+        return None
+    parts, star = [], False
+    for p in found.parameters.values():
+        star = star or p.kind is p.VAR_POSITIONAL
+        if p.kind is p.KEYWORD_ONLY and not star:
+            parts.append("*")
+            star = True
+        prefix = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
+        parts.append(f"{prefix}{p.name}" + ("=None" if p.default is not p.empty else ""))
+    only = [i for i, p in enumerate(found.parameters.values()) if p.kind is p.POSITIONAL_ONLY]
+    if only:
+        parts.insert(only[-1] + 1, "/")
+    scope: dict[str, Any] = {}
+    # Only parameter names of a function that exists get into this text.
+    exec(f"def {_plain_name(run)}({', '.join(parts)}): pass", scope)  # noqa: S102
+    return scope[_plain_name(run)]  # type: ignore[no-any-return]
+
+
+def _plain_name(run: Callable[..., Any]) -> str:
+    name = getattr(run, "__name__", "task")
+    return name if name.isidentifier() and not iskeyword(name) else "task"

@@ -1,0 +1,148 @@
+"""The worker: what takes tasks out of the store and runs them.
+
+    prefork                                        solo
+    supervisor  forks, waits, answers signals      one process:
+      +- steward    upkeep, sweep, due             main thread   claim -> execute -> settle
+      +- child 1..N claim -> execute -> settle     a thread      the steward's services
+
+    supervisor.py solo.py   the pools       child.py     the loop both of them run
+    steward.py timer.py     the services    banner.py    what it says at its start
+
+`Worker` only holds the options and picks the pool. Must not touch the store itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from localq import log, signals
+from localq.exceptions import ImproperlyConfigured
+from localq.registry import Registry
+from localq.worker import banner
+from localq.worker.solo import Solo
+from localq.worker.supervisor import Supervisor
+
+logger = logging.getLogger("localq.worker")
+
+#: Pool name -> class with run() and, for embedded use, stop().
+pools: Registry[Callable[[Any], Any]] = Registry("pool", "localq.pools", ImproperlyConfigured)
+pools.register("prefork", Supervisor, "processes")
+pools.register("solo", Solo)
+
+
+class Worker:
+    """A worker with its options; `run` makes it work.
+
+    Args:
+        app: whose tasks to run.
+        queues: names of the queues to claim from; the default queue if empty.
+        concurrency: child processes; the CPUs this process may use if None.
+        pool: `prefork` or `solo`.
+        hostname: the node's name, `name@host`; `localq@<this host>` if None, with a number added
+            if a running worker has that already. `%h` is the host's name.
+        loglevel: a name or number of the logging module.
+        on_ready: called when the worker is about to claim.
+        quiet: no banner.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        queues: Sequence[str] | None = None,
+        concurrency: int | None = None,
+        pool: str | None = None,
+        hostname: str | None = None,
+        loglevel: str | int = "INFO",
+        on_ready: Callable[[], None] | None = None,
+        quiet: bool = False,
+        version: str = "",
+    ) -> None:
+        self.app = app
+        self.queues = tuple(dict.fromkeys(queues or (app.conf.task_default_queue,)))
+        self.pool = pool or app.conf.worker_pool
+        self.concurrency = 1 if self.pool == "solo" else concurrency or app.conf.worker_concurrency or cpus()
+        self.node_may_vary = hostname is None
+        self.node = node_name(hostname)
+        self.loglevel = loglevel
+        #: The main process, where it is not this one.
+        self.pid = os.getpid()
+        self._on_ready, self._quiet, self._version = on_ready, quiet, version
+        self._running = pools.get(self.pool)(self)
+
+    @property
+    def hostname(self) -> str:
+        return self.node
+
+    def run(self) -> int:
+        """Work until told to stop; return the exit code.
+
+        Raises:
+            ImproperlyConfigured: the pool cannot work with the store.
+        """
+        if self.app.location.scheme == "memory" and self.pool != "solo":
+            raise ImproperlyConfigured(
+                f"a memory: store cannot be shared by the processes of the {self.pool} pool; use -P solo, or another store"
+            )
+        return int(self._running.run())
+
+    start = run
+
+    def stop(self) -> None:
+        """Stop warmly, from another thread; for embedded workers."""
+        self._running.stop()
+
+    def tell_ready(self) -> None:
+        """Say that the worker is ready, to people and to receivers of `worker_ready`."""
+        if not self._quiet and sys.stdout.isatty():
+            print(banner.banner(self, self._version), flush=True)
+        else:
+            for name, fact in banner.facts(self, self._version).items():
+                if name not in ("now", "node", "version", "queues"):
+                    logger.info("%s: %s", name, fact)
+            logger.info("queues: %s", ", ".join(self.queues))
+            logger.info("tasks: %s", ", ".join(banner.names(self)))
+        logger.info("Connected to %s", self.app.storage_url)
+        logger.info("%s ready.", self.node)
+        signals.worker_ready.send(self)
+        if self._on_ready is not None:
+            self._on_ready()
+
+    def say(self, text: str) -> None:
+        """Tell whoever watches that the worker is stopping."""
+        print(text, file=sys.stderr, flush=True)
+
+    def say_error(self, text: str) -> None:
+        """Tell whoever watches why the worker cannot work."""
+        print(f"error: {text}", file=sys.stderr, flush=True)
+
+
+def configure_logging(app: Any, level: int) -> None:
+    """Configure logging for a worker's processes, unless a receiver of `setup_logging` does."""
+    conf = app.conf
+    if signals.setup_logging.receivers:
+        signals.setup_logging.send(None, loglevel=level, logfile=None, format=conf.worker_log_format, colorize=None)
+        return
+    log.configure(
+        level, conf.worker_log_format, conf.worker_task_log_format, conf.worker_log_color, conf.worker_hijack_root_logger
+    )
+
+
+def node_name(hostname: str | None) -> str:
+    """Complete a node name: `w1` and `w1@%h` become `w1@<this host>`."""
+    host = socket.gethostname()
+    if not hostname:
+        return f"localq@{host}"
+    name, at, rest = hostname.partition("@")
+    return f"{name}@{(rest if at else host).replace('%h', host)}"
+
+
+def cpus() -> int:
+    """Return the number of CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,162 @@
+"""Claim, execute, settle: the loop that runs tasks, one at a time.
+
+The same loop is a prefork child's whole life and a solo worker's main thread. A batch is claimed and settled
+in one transaction; it grows only while tasks are short, so nothing waits long behind another.
+Must not decide what becomes of tasks when it dies: its notes tell others enough.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+from localq import clock, states
+from localq.canvas import RESULT
+from localq.context import headers_of
+from localq.exceptions import LocalqError
+from localq.executor import Executor
+from localq.message import Claim, Outcome, Want
+from localq.recovery import given_back, mode_of
+from localq.result import value_of
+from localq.storage.base import Owner, Storage
+
+logger = logging.getLogger("localq.worker.child")
+
+#: Seconds a batch should take, and after which it is settled whatever is left of it.
+BATCH_S, BATCH_LIMIT_S = 0.01, 0.02
+#: Most messages of a batch, and how much larger one may be than the one before it.
+BATCH_MOST, BATCH_GROWTH = 128, 4
+#: Seconds between two looks for work when no bell rings.
+FLOOR_S = 1.0
+
+
+class Consumer:
+    """Runs the tasks of some queues until it is told to stop.
+
+    Args:
+        app: whose tasks.
+        queues: where to claim from.
+        hostname: the node's name.
+        about: facts that others see of this owner.
+    """
+
+    def __init__(self, app: Any, queues: tuple[str, ...], hostname: str, about: dict[str, object]) -> None:
+        self.app, self.queues, self.hostname = app, queues, hostname
+        self._about = {"kind": "child", "node": hostname, "queues": list(queues), **about}
+        self._executor = Executor(app.conf, hostname)
+        self._limit = 1
+        self.executed = 0
+        self.is_stopping = False
+        # A signal handler or another thread writes here to end a sleep.
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+
+    def stop(self) -> None:
+        """Finish the task that is running, give back the rest, and return from `run`. Safe in a signal handler."""
+        self.is_stopping = True
+        try:
+            os.write(self._wake_write, b"!")
+        except OSError:
+            pass  # it is awake already, or has ended
+
+    def run(self) -> None:
+        """Claim, execute and settle until stopped."""
+        storage: Storage = self.app.storage
+        owner = storage.enlist(self._about)
+        bell = storage.bell(self.queues)
+        outcomes: list[Outcome] = []
+        is_hungry = True
+        try:
+            while not self.is_stopping:
+                if is_hungry:
+                    # Raised before the last look, so that nothing can arrive unseen between look and sleep.
+                    bell.raise_()
+                turn = storage.settle(outcomes, Want(owner.name, self.queues, self._limit, clock.now()))
+                owner.settled()
+                outcomes = []
+                if turn.stale:
+                    self._report(turn.stale)
+                if turn.claims:
+                    bell.lower()
+                    is_hungry = len(turn.claims) < self._limit
+                    outcomes = self._batch(storage, owner, turn.claims)
+                elif not is_hungry:
+                    is_hungry = True
+                else:
+                    bell.sleep(FLOOR_S, self._wake_read)
+            if outcomes:
+                self._report(storage.settle(outcomes).stale)
+        finally:
+            bell.close()
+            owner.close()
+            if self.is_stopping:
+                storage.retire(owner.name)
+            os.close(self._wake_read)
+            self._wake_write, closing = -1, self._wake_write
+            os.close(closing)
+
+    def _batch(self, storage: Storage, owner: Owner, claims: list[Claim]) -> list[Outcome]:
+        """Run claims in order; what there is no time for goes back."""
+        started = time.perf_counter()
+        outcomes: list[Outcome] = []
+        elapsed = 0.0
+        for at, claim in enumerate(claims):
+            if self.is_stopping or elapsed > BATCH_LIMIT_S:
+                outcomes += map(given_back, claims[at:])
+                break
+            outcome = self._execute(storage, owner, claim)
+            outcomes.append(outcome)
+            elapsed = time.perf_counter() - started
+            if not owner.end(outcome):
+                outcomes += map(given_back, claims[at + 1 :])
+                break
+        done = len(outcomes)
+        self.executed += done
+        self._limit = max(1, min(int(BATCH_S * done / max(elapsed, 1e-6)), self._limit * BATCH_GROWTH, BATCH_MOST))
+        return outcomes
+
+    def _execute(self, storage: Storage, owner: Owner, claim: Claim) -> Outcome:
+        message = claim.message
+        tasks = self.app.tasks
+        task = tasks.get(message.name) or tasks.aliases.get(message.name)
+        if task is None:
+            return self._executor.unknown(claim)
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("Task %s[%s] received", message.name, message.id)
+        fed: tuple[Any, ...] = ()
+        if message.after is not None:
+            try:
+                fed = feed(storage, claim, self.app.conf)
+            except LocalqError as exc:
+                return self._executor.failed(task, claim, exc)
+        owner.begin(claim, mode_of(task))
+        if task.track_started and not message.ignore_result:
+            self._tell_started(storage, claim)
+        return self._executor.execute(task, claim, fed)
+
+    def _tell_started(self, storage: Storage, claim: Claim) -> None:
+        storage.update(claim.seq, claim.token, Outcome(
+            claim.seq, claim.token, claim.message.id, states.STARTED, ended=False, worker=self.hostname,
+        ))  # fmt: skip
+
+    def _report(self, stale: list[Outcome]) -> None:
+        for outcome in stale:
+            logger.warning("Task %s was given to another worker meanwhile; this result is dropped", outcome.id)
+
+
+def feed(storage: Storage, claim: Claim, conf: Any) -> tuple[Any, ...]:
+    """Read what a message waited for, as the values that stand before its own arguments."""
+    kind = headers_of(claim).get("feed")
+    after = claim.message.after
+    if kind is None or after is None:
+        return ()
+    if kind == RESULT:
+        found = storage.records((after,)).get(after)
+        if found is None:
+            raise LocalqError(f"the result of {after}, which this task needs, is gone: it was forgotten or has expired")
+        return (value_of(found, conf),)
+    members = storage.records(group_id=after)
+    return ([value_of(record, conf) for record in members.values()],)
+

@@ -1,0 +1,342 @@
+"""The main process of a prefork worker: forks, waits, restarts, answers signals.
+
+    supervisor --fork--> steward      its services, see steward.py
+               --fork--> child 1..N   claim -> execute -> settle, see child.py
+
+Single-threaded, and its own code never opens the store, so nothing the store does can stop it, and forking
+is safe at any time. Signal handlers only note the signal; the loop does what it means. It tells the
+steward over a pipe which children died and of what; children whose supervisor dies are killed by the kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from localq import log, signals
+from localq.exceptions import LocalqError, StoreReplaced
+from localq.recovery import exit_reason
+from localq.storage.owners import identity
+from localq.worker.child import Consumer
+from localq.worker.steward import Steward
+
+logger = logging.getLogger("localq.worker")
+
+#: Exit codes, as the README lists them (sysexits.h where it has one).
+EX_OK, EX_CONFIG, EX_STORE, EX_NODE = 0, 2, 74, 73
+#: Signals that the supervisor answers.
+ANSWERED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD, signal.SIGHUP)
+#: So many deaths in so many seconds are a crash loop; then a new child waits.
+CRASHES, CRASH_WINDOW_S, CRASH_PAUSE_S = 5, 10.0, 1.0
+#: Seconds the steward may take to open the store, and to finish.
+STEWARD_LIMIT_S = 35.0
+
+
+class Supervisor:
+    """Runs a prefork worker until it is told to stop.
+
+    Args:
+        worker: its options, and what to do when it is ready.
+    """
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._mine: dict[str, object] = identity()
+        self._children: dict[int, int] = {}
+        self._steward = 0
+        self._line = -1
+        self._seen: deque[int] = deque()
+        self._crashes: deque[float] = deque(maxlen=CRASHES)
+        self._resume_at = 0.0
+        self._stopped_by = 0
+        self._exit_code = EX_OK
+
+    # -- The loop --------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Run until stopped; return the exit code."""
+        signals.worker_init.send(self._worker)
+        self._listen()
+        ready = self._start_steward(first=True)
+        if ready is None:
+            return self._exit_code
+        self._worker.node = ready["node"]
+        log.process_name = "MainProcess"
+        for index in range(1, self._worker.concurrency + 1):
+            self._fork_child(index)
+        self._worker.tell_ready()
+        while self._children or not self._stopped_by:
+            self._wait()
+            self._answer()
+            self._refill()
+        self._finish_steward()
+        signals.worker_shutdown.send(self._worker)
+        return self._exit_code
+
+    def _listen(self) -> None:
+        self._read_end, write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
+        os.set_blocking(write_end, False)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        for number in ANSWERED:
+            signal.signal(number, lambda got, _: self._seen.append(got))
+
+    def _wait(self) -> None:
+        pause = max(0.0, self._resume_at - time.monotonic()) if self._resume_at else None
+        select.select([self._read_end], [], [], pause)
+        try:
+            os.read(self._read_end, 4096)
+        except BlockingIOError:
+            pass
+
+    def _answer(self) -> None:
+        """Do what the signals that came mean."""
+        while self._seen:
+            number = self._seen.popleft()
+            if number in (signal.SIGTERM, signal.SIGHUP):
+                self._stop_warmly(number)
+            elif number == signal.SIGINT and not self._stopped_by:
+                self._stop_warmly(number)
+            elif number in (signal.SIGINT, signal.SIGQUIT):
+                self._stop_cold(number)
+        self._reap()
+
+    # -- Stopping --------------------------------------------------------------------------------
+
+    def _stop_warmly(self, number: int) -> None:
+        if self._stopped_by:
+            return
+        self._stopped_by = number
+        signals.worker_shutting_down.send(self._worker, sig=signal.Signals(number).name, how="Warm", exitcode=EX_OK)
+        how = "again to stop at once" if number == signal.SIGINT else "SIGQUIT to stop at once"
+        self._worker.say(f"worker: Warm shutdown (MainProcess): running tasks end first; {how}")
+        self._signal_children(signal.SIGTERM)
+
+    def _stop_cold(self, number: int) -> None:
+        self._stopped_by = number
+        self._exit_code = 128 + number
+        signals.worker_shutting_down.send(
+            self._worker, sig=signal.Signals(number).name, how="Cold", exitcode=self._exit_code
+        )
+        self._worker.say("worker: Cold shutdown (MainProcess): running tasks are stopped, reserved ones go back")
+        self._tell({"cold": True})
+        self._signal_children(signal.SIGKILL)
+
+    def _signal_children(self, number: int) -> None:
+        for pid in self._children:
+            os.kill(pid, number)
+
+    def _finish_steward(self) -> None:
+        """Let the steward sweep once more and end."""
+        if not self._steward:
+            return
+        self._tell({"stop": True})
+        deadline = time.monotonic() + STEWARD_LIMIT_S
+        while self._steward and time.monotonic() < deadline:
+            self._reap()
+            if self._steward:
+                time.sleep(0.002)
+        if self._steward:
+            os.kill(self._steward, signal.SIGKILL)
+
+    # -- Children --------------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            if pid == self._steward:
+                self._steward_ended(code)
+            elif pid in self._children:
+                self._child_ended(pid, code)
+
+    def _child_ended(self, pid: int, code: int) -> None:
+        index = self._children.pop(pid)
+        if code == EX_STORE:
+            self._store_is_gone()
+        if code != EX_OK:
+            reason = exit_reason(code)
+            self._tell({"died": pid, "reason": reason})
+            if not self._stopped_by:
+                logger.error("child %d (pid %d) ended: %s; another takes its place", index, pid, reason)
+                self._crashes.append(time.monotonic())
+
+    def _refill(self) -> None:
+        """Fork what is missing; after a burst of deaths, after a pause."""
+        self._resume_at = 0.0
+        if self._stopped_by:
+            return
+        if not self._steward:
+            self._start_steward(first=False)
+        missing = set(range(1, self._worker.concurrency + 1)) - set(self._children.values())
+        if missing and self._is_crash_loop():
+            self._resume_at = time.monotonic() + CRASH_PAUSE_S
+            self._crashes.popleft()
+            return
+        for index in sorted(missing):
+            self._fork_child(index)
+
+    def _is_crash_loop(self) -> bool:
+        return len(self._crashes) == CRASHES and time.monotonic() - self._crashes[0] < CRASH_WINDOW_S
+
+    def _fork_child(self, index: int) -> None:
+        name = f"ForkPoolWorker-{index}"
+        pid = self._fork(name, self._child_life)
+        self._children[pid] = index
+
+    def _child_life(self) -> int:
+        about: dict[str, object] = {"steward": True, "parent": self._mine}
+        consumer = Consumer(self._worker.app, self._worker.queues, self._worker.node, about)
+        signal.signal(signal.SIGTERM, lambda *_: consumer.stop())
+        signals.worker_process_init.send(self._worker)
+        consumer.run()
+        signals.worker_process_shutdown.send(self._worker, pid=os.getpid(), exitcode=EX_OK)
+        return EX_OK
+
+    # -- The steward -----------------------------------------------------------------------------
+
+    def _start_steward(self, first: bool) -> dict[str, Any] | None:
+        """Fork the steward and wait until it has opened the store; None if it could not."""
+        line_read, line_write = os.pipe()
+        ready_read, ready_write = os.pipe()
+        os.set_blocking(line_read, False)
+
+        def life() -> int:
+            os.close(line_write)
+            os.close(ready_read)
+            return self._steward_life(first, line_read, ready_write)
+
+        self._steward = self._fork("Steward", life)
+        os.close(line_read)
+        os.close(ready_write)
+        if self._line >= 0:
+            os.close(self._line)
+        self._line = line_write
+        said = _read_line(ready_read, STEWARD_LIMIT_S)
+        os.close(ready_read)
+        if "node" in said:
+            return said
+        if first:
+            self._exit_code = int(said.get("code", EX_STORE))
+            self._worker.say_error(str(said.get("error", "the steward died before it had opened the store")))
+            os.kill(self._steward, signal.SIGKILL)
+            os.waitpid(self._steward, 0)
+        return None
+
+    def _steward_life(self, first: bool, line: int, ready: int) -> int:
+        worker = self._worker
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends when the supervisor says so, or is gone
+        try:
+            about: dict[str, object] = {"node": worker.node, "queues": list(worker.queues), "steward": True}
+            steward = Steward(worker.app.storage, about, self._mine, worker.app.conf.task_max_redeliveries, line)
+            facts = {"pid": self._mine["pid"], "concurrency": worker.concurrency, "pool": "prefork"}
+            node = steward.name_node(worker.node, may_vary=worker.node_may_vary and first, facts=facts)
+            if node is None and first:
+                _write_line(ready, {"error": f"node name {worker.node} belongs to a worker that is running; "
+                                             "choose another with -n", "code": EX_NODE})  # fmt: skip
+                return EX_NODE
+        except LocalqError as exc:
+            _write_line(ready, {"error": str(exc), "code": EX_STORE})
+            return EX_STORE
+        _write_line(ready, {"node": node or worker.node})
+        os.close(ready)
+        steward.run()
+        if node is not None:
+            steward.free_node()
+        return EX_OK
+
+    def _steward_ended(self, code: int) -> None:
+        self._steward = 0
+        if code == EX_STORE:
+            self._store_is_gone()
+        elif not self._stopped_by:
+            logger.error("the steward ended: %s; another takes its place", exit_reason(code))
+
+    def _store_is_gone(self) -> None:
+        """Nothing can be kept any more: say so once and stop."""
+        if self._exit_code != EX_STORE:
+            self._exit_code, self._stopped_by = EX_STORE, int(signal.SIGTERM)
+            self._worker.say_error(f"the store {self._worker.app.location.path} is gone or damaged; stopping")
+            self._signal_children(signal.SIGTERM)
+
+    def _tell(self, said: dict[str, Any]) -> None:
+        if self._steward:
+            try:
+                _write_line(self._line, said)
+            except BrokenPipeError:
+                pass  # it died; the next one sweeps without being told
+
+    # -- Forking ---------------------------------------------------------------------------------
+
+    def _fork(self, name: str, life: Callable[[], int]) -> int:
+        """Fork a process that does nothing but `life`; returns its pid."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        # Blocked across the fork: a signal must not find the parent's handler in the child.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ANSWERED)
+        pid = os.fork()
+        if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            return pid
+        code = 1
+        try:
+            self._become(name, parent)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            code = life()
+        except StoreReplaced as exc:
+            logger.critical("%s", exc)
+            code = EX_STORE
+        except BaseException:
+            logger.critical("%s ended by an error of localq's or of the system's:\n%s", name, traceback.format_exc())
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            self._worker.app.close()
+            os._exit(code)
+
+    def _become(self, name: str, parent: int) -> None:
+        signal.set_wakeup_fd(-1)
+        for number in ANSWERED:
+            signal.signal(number, signal.SIG_DFL)
+        # Ctrl-C reaches the whole terminal; what it means to a child is the supervisor's to say.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._children.clear()
+        os.close(self._read_end)
+        die_with(parent)
+        log.process_name = name
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies; Linux only, others notice by a closed pipe."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _write_line(fd: int, said: dict[str, Any]) -> None:
+    os.write(fd, json.dumps(said).encode() + b"\n")
+
+
+def _read_line(fd: int, timeout_s: float) -> dict[str, Any]:
+    """Read one line; an empty answer if the writer died or took too long."""
+    if not select.select([fd], [], [], timeout_s)[0]:
+        return {}
+    data = os.read(fd, 65536)
+    return json.loads(data) if data else {}

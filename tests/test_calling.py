@@ -1,0 +1,112 @@
+"""A call goes out and its result comes back, in every way of running tasks."""
+
+from __future__ import annotations
+
+import pytest
+
+from localq import chain, chord, group
+
+
+def test_a_call_returns_its_value(app, running):
+    @app.task
+    def add(x, y):
+        return x + y
+
+    with running():
+        result = add.delay(2, 3)
+        assert result.get(timeout=10) == 5
+        assert result.state == "SUCCESS"
+
+
+def test_an_exception_comes_back_as_its_own_class(app, running):
+    @app.task
+    def fail():
+        raise KeyError("nothing here")
+
+    with running():
+        result = fail.delay()
+        with pytest.raises(KeyError, match="nothing here"):
+            result.get(timeout=10)
+        assert result.failed()
+        assert "KeyError" in result.traceback
+
+
+def test_a_retry_runs_again_under_the_same_id(app, running):
+    @app.task(bind=True, max_retries=3)
+    def third_time(self):
+        if self.request.retries < 2:
+            raise self.retry(countdown=0)
+        return self.request.id
+
+    with running():
+        result = third_time.delay()
+        assert result.get(timeout=10) == result.id
+
+
+def test_retries_end_with_the_exception_that_caused_them(app, running):
+    @app.task(bind=True, max_retries=2)
+    def never(self):
+        raise self.retry(exc=ValueError("still not"), countdown=0)
+
+    with running(), pytest.raises(ValueError, match="still not"):
+        never.delay().get(timeout=10)
+
+
+def test_a_chain_feeds_each_step_the_result_before_it(app, running):
+    @app.task
+    def add(x, y):
+        return x + y
+
+    with running():
+        result = chain(add.s(4, 4), add.s(8), add.s(16))()
+        assert result.get(timeout=10) == 32
+        assert result.parent.get(timeout=10) == 16
+        assert result.parent.parent.get(timeout=10) == 8
+
+
+def test_a_group_returns_its_results_in_order(app, running):
+    @app.task
+    def double(x):
+        return 2 * x
+
+    with running():
+        assert group(double.s(i) for i in range(20))().get(timeout=10) == [2 * i for i in range(20)]
+
+
+def test_a_chord_hands_all_results_to_its_body_once(app, running):
+    @app.task
+    def double(x):
+        return 2 * x
+
+    @app.task
+    def total(numbers):
+        return sum(numbers)
+
+    with running():
+        assert chord((double.s(i) for i in range(10)), total.s())().get(timeout=10) == 90
+        assert (group(double.s(i) for i in range(4)) | total.s()).delay().get(timeout=10) == 12
+
+
+def test_a_failed_step_fails_the_steps_behind_it(app, running):
+    @app.task
+    def fail():
+        raise ValueError("first")
+
+    @app.task
+    def after(_):
+        return "never"
+
+    with running():
+        result = chain(fail.s(), after.s(), after.s())()
+        with pytest.raises(ValueError, match="first"):
+            result.get(timeout=10)
+
+
+def test_an_ignored_result_is_answered_at_once(app, running):
+    @app.task(ignore_result=True)
+    def silent():
+        return 1
+
+    if running.mode == "eager":
+        pytest.skip("eager results are at hand, ignored or not")
+    assert silent.delay().get() is None
