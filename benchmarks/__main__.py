@@ -100,7 +100,7 @@ def _measure(question: Question, stage: Stage, cell: Cell) -> None:
                 cell.values[metric].append(value)
     except PeerFailed as error:
         cell.errors.append(_line(str(error)))
-    except Exception as error:  # noqa: BLE001 - whatever a peer does, the run goes on and the table says it
+    except Exception as error:
         cell.errors.append(_line(f"{type(error).__name__}: {error}"))
 
 

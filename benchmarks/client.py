@@ -119,7 +119,7 @@ def main(app: str) -> None:
         verb, arguments = json.loads(line)
         try:
             answer: object = VERBS[verb](tool, **arguments)
-        except Exception as error:  # noqa: BLE001 - the runner reports it
+        except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers)
 

@@ -21,8 +21,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from secrets import token_hex
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
 from localq import canvas, states
 from localq.config import Settings
@@ -36,7 +35,7 @@ from localq.result import AsyncResult, EagerResult, GroupResult, value_of
 from localq.storage import open_storage
 from localq.storage.base import Bell, Storage
 from localq.storage.location import Location, is_foreign, locate, parse
-from localq.task import Task
+from localq.task import Task as BaseTask
 
 logger = logging.getLogger("localq.app")
 
@@ -46,20 +45,20 @@ R = TypeVar("R")
 _PACKAGE = str(Path(__file__).parent) + os.sep
 
 
-class TaskRegistry(dict[str, Task[..., Any]]):
+class TaskRegistry(dict[str, BaseTask[..., Any]]):
     """Tasks by name. A task may have further names, which are found but not listed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.aliases: dict[str, Task[..., Any]] = {}
+        self.aliases: dict[str, BaseTask[..., Any]] = {}
 
-    def __missing__(self, name: str) -> Task[..., Any]:
+    def __missing__(self, name: str) -> BaseTask[..., Any]:
         try:
             return self.aliases[name]
         except KeyError:
             raise NotRegistered(name) from None
 
-    def register(self, task: Task[..., Any]) -> None:
+    def register(self, task: BaseTask[..., Any]) -> None:
         """Add a task under its own name."""
         self[task.name] = task
 
@@ -84,7 +83,8 @@ class LocalQ:
         conf: further settings.
     """
 
-    Task: type[Task[..., Any]] = Task
+    #: The class that tasks of this app are made of; Celery users set or subclass it.
+    Task: type[BaseTask[..., Any]] = BaseTask
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class LocalQ:
         backend: str | None = None,
         include: Iterable[str] | None = None,
         durability: str | None = None,
-        task_cls: type[Task[..., Any]] | None = None,
+        task_cls: type[BaseTask[..., Any]] | None = None,
         set_as_current: bool = True,
         strict_typing: bool = True,
         loader: Any = None,
@@ -140,7 +140,7 @@ class LocalQ:
 
     def _start_afresh(self) -> None:
         """Have an identity of this process's own: at the start, and in a forked child."""
-        self.oid = token_hex(16)
+        self.oid = os.urandom(16).hex()
         self._opening = threading.Lock()
         self._threads = threading.local()
         self.publisher = Publisher(self.conf, lambda: self.storage, self.oid)
@@ -211,7 +211,7 @@ class LocalQ:
             self._storage.close()
             self._storage = None
 
-    def __enter__(self) -> LocalQ:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -228,15 +228,15 @@ class LocalQ:
     # -- Tasks -------------------------------------------------------------------------------------
 
     @overload
-    def task(self, fun: Callable[P, R], /) -> Task[P, R]: ...
+    def task(self, fun: Callable[P, R], /) -> BaseTask[P, R]: ...
 
     @overload
     def task(
         self, *, bind: Literal[True], **options: Any
-    ) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+    ) -> Callable[[Callable[Concatenate[Any, P], R]], BaseTask[P, R]]: ...
 
     @overload
-    def task(self, *, bind: Literal[False] = ..., **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+    def task(self, *, bind: Literal[False] = ..., **options: Any) -> Callable[[Callable[P, R]], BaseTask[P, R]]: ...
 
     def task(self, *args: Any, **options: Any) -> Any:
         """Make a task of a function: `@app.task`, or `@app.task(bind=True, max_retries=5)`.
@@ -258,13 +258,15 @@ class LocalQ:
             return self._task_of(args[0], options)
         return lambda function: self._task_of(function, options)
 
-    def _task_of(self, function: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
+    def _task_of(self, function: Callable[..., Any], options: Mapping[str, Any]) -> BaseTask[..., Any]:
         options = dict(options)
         name = options.pop("name", None) or self.gen_task_name(function.__name__, function.__module__)
         known = self.tasks.get(name)
         if known is not None:
             if not _is_same(known, function):
-                warnings.warn(f"task {name!r} exists already; the first one stays", DuplicateTaskNameWarning, stacklevel=4)
+                warnings.warn(
+                    f"task {name!r} exists already; the first one stays", DuplicateTaskNameWarning, stacklevel=4
+                )
             return known
         kind = _class_of(function, name, options.pop("base", None) or self.Task, options)
         task = kind()
@@ -272,25 +274,27 @@ class LocalQ:
         self._add_aliases(task, function)
         return task
 
-    def register_task(self, task: Any, **options: Any) -> Task[..., Any]:
+    def register_task(self, task: Any, **options: Any) -> BaseTask[..., Any]:
         """Register a task class of yours, or an object of one."""
         task = task(**options) if isinstance(task, type) else task
         if not task.name:
             task.name = self.gen_task_name(type(task).__name__, type(task).__module__)
         known = self.tasks.get(task.name)
         if known is not None and known is not task:
-            warnings.warn(f"task {task.name!r} exists already; the first one stays", DuplicateTaskNameWarning, stacklevel=2)
+            warnings.warn(
+                f"task {task.name!r} exists already; the first one stays", DuplicateTaskNameWarning, stacklevel=2
+            )
             return known
         self._register(task)
         return task  # type: ignore[no-any-return]
 
-    def _register(self, task: Task[..., Any]) -> None:
+    def _register(self, task: BaseTask[..., Any]) -> None:
         if task.typing is None:
             task.typing = self.strict_typing
         task.bind(self)
         self.tasks.register(task)
 
-    def _add_aliases(self, task: Task[..., Any], function: Callable[..., Any]) -> None:
+    def _add_aliases(self, task: BaseTask[..., Any], function: Callable[..., Any]) -> None:
         """Let one file be both a script and a worker's module: its tasks answer to both of its names."""
         file = getattr(getattr(function, "__code__", None), "co_filename", None)
         if file is None or file != self.made_by:
@@ -308,7 +312,7 @@ class LocalQ:
     # -- Sending -----------------------------------------------------------------------------------
 
     def send_call(
-        self, task: Task[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any] | None
+        self, task: BaseTask[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any] | None
     ) -> AsyncResult[Any]:
         """Send a call of a task; what `Task.apply_async` does once the arguments are checked."""
         if self.conf.task_always_eager:
@@ -320,19 +324,15 @@ class LocalQ:
         return self._handle(message)
 
     def _handle(self, message: Message) -> AsyncResult[Any]:
-        return AsyncResult(
-            message.id, self, None, bool(message.ignore_result), True, message.name, message.queue
-        )
+        return AsyncResult(message.id, self, None, bool(message.ignore_result), True, message.name, message.queue)
 
-    def send_task(
-        self, name: str, args: Any = None, kwargs: Any = None, **options: Any
-    ) -> AsyncResult[Any]:
+    def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult[Any]:
         """Send a call by name; the task need not be registered here."""
         if self.conf.task_always_eager:
             warnings.warn(f"task_always_eager has no effect on send_task({name!r})", AlwaysEagerIgnored, stacklevel=2)
         task = self.tasks.get(name)
         options = {key: value for key, value in options.items() if value is not None}
-        defaults = task.defaults if task is not None else Task.defaults
+        defaults = task.defaults if task is not None else BaseTask.defaults
         message = self.publisher.message(name, tuple(args or ()), kwargs or {}, defaults, options)
         self.publisher.put((message,))
         return self._handle(message)
@@ -353,7 +353,7 @@ class LocalQ:
         options = {key: value for key, value in sig.options.items() if key not in ("task_id", "link")}
         if task is not None and task._check is not None and not step.feed:
             task._check(*sig.args, **sig.kwargs)
-        defaults = task.defaults if task is not None else Task.defaults
+        defaults = task.defaults if task is not None else BaseTask.defaults
         return self.publisher.message(sig.task, sig.args, sig.kwargs, defaults, options, step)
 
     def _result_of(self, node: canvas.Node, handles: Mapping[str, Any]) -> Any:
@@ -377,7 +377,7 @@ class LocalQ:
     # -- Running here and now ------------------------------------------------------------------------
 
     def apply_call(
-        self, task: Task[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any]
+        self, task: BaseTask[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any]
     ) -> EagerResult[Any]:
         """Run a call here and now; what `Task.apply` does."""
         options = dict(options)
@@ -393,7 +393,7 @@ class LocalQ:
             result.get()
         return result
 
-    def _run_eagerly(self, task: Task[..., Any], message: Message, fed: tuple[Any, ...]) -> Outcome:
+    def _run_eagerly(self, task: BaseTask[..., Any], message: Message, fed: tuple[Any, ...]) -> Outcome:
         executor = Executor(self.conf, message.origin, is_eager=True)
         while True:
             outcome = executor.execute(task, Claim(0, 1, 0, message), fed)
@@ -440,7 +440,7 @@ class LocalQ:
         return self._eager_result(message, self._run_eagerly(self.tasks[step.sig.task], message, fed))
 
     def retried(
-        self, task: Task[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any], when: float
+        self, task: BaseTask[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any], when: float
     ) -> Message:
         """Build the next attempt of the call that is running: the same id, one more retry."""
         check_options(options)
@@ -467,7 +467,7 @@ class LocalQ:
 
     def signature(self, *args: Any, **kwargs: Any) -> Any:
         """Make a signature bound to this app."""
-        return canvas.signature(*args, app=self, **kwargs)
+        return canvas.signature(*args, **{**kwargs, "app": self})
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.main or '__main__'} at 0x{id(self):x}>"
@@ -477,13 +477,14 @@ class _ThreadBells:
     """The bells of one thread; closed when the thread ends."""
 
     def __init__(self) -> None:
-        self._pid, self._bells = os.getpid(), {}  # type: ignore[var-annotated]
+        self._pid = os.getpid()
+        self._bells: dict[str, Bell] = {}
 
     def get(self, storage: Storage, replies: str) -> Bell:
         bell = self._bells.get(replies)
         if bell is None:
             bell = self._bells[replies] = storage.bell(replies=replies)
-        return bell  # type: ignore[no-any-return]
+        return bell
 
     def __del__(self) -> None:
         if os.getpid() == self._pid:
@@ -512,7 +513,7 @@ class SharedTask:
     def __init__(self, name: str) -> None:
         self.__dict__["name"] = name
 
-    def _target(self) -> Task[..., Any]:
+    def _target(self) -> BaseTask[..., Any]:
         app = apps.current.get() or apps.default
         if app is None:
             raise RuntimeError(f"shared task {self.name!r} needs an app: make one with LocalQ('name')")
@@ -537,8 +538,8 @@ def _caller() -> str | None:
     return os.path.abspath(file) if os.path.isfile(file) else None
 
 
-def _is_same(task: Task[..., Any], function: Callable[..., Any]) -> bool:
-    known = getattr(task, "__wrapped__", None)
+def _is_same(task: BaseTask[..., Any], function: Callable[..., Any]) -> bool:
+    known: Any = getattr(task, "__wrapped__", None)
     return known is function or (
         getattr(known, "__code__", None) is not None
         and known.__module__ == function.__module__
@@ -549,14 +550,14 @@ def _is_same(task: Task[..., Any], function: Callable[..., Any]) -> bool:
 
 
 def _class_of(
-    function: Callable[..., Any], name: str, base: type[Task[..., Any]], options: Mapping[str, Any]
-) -> type[Task[..., Any]]:
+    function: Callable[..., Any], name: str, base: type[BaseTask[..., Any]], options: Mapping[str, Any]
+) -> type[BaseTask[..., Any]]:
     bound = options.get("bind", False)
     attributes: dict[str, Any] = {key: value for key, value in options.items() if key != "bind"}
     for key in attributes.keys() & NOT_YET:
         warn_not_yet(key)
     for key in attributes:
-        if not hasattr(Task, key) and key not in NOT_YET and nearest(key, _OPTIONS):
+        if not hasattr(BaseTask, key) and key not in NOT_YET and nearest(key, _OPTIONS):
             raise TypeError(f"a task has no option {key!r}{nearest(key, _OPTIONS)}")
     return type(function.__name__, (base,), {
         "name": name, "run": function if bound else staticmethod(function), "__wrapped__": function,
@@ -565,7 +566,7 @@ def _class_of(
     })  # fmt: skip
 
 
-_OPTIONS = [name for name in Task.__annotations__ if not name.startswith("_")]
+_OPTIONS = [name for name in BaseTask.__annotations__ if not name.startswith("_")]
 
 
 def _cut(node: canvas.Node, above: canvas.Node | None) -> canvas.Node:

@@ -15,12 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from localq.context import current_app
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, new_id
-
 
 #: `Step.feed`, and the header of the same name.
 RESULT, RESULTS = "result", "results"
@@ -272,7 +270,8 @@ class chord(Signature):
 
     @property
     def body(self) -> Signature:
-        return signature(self.kwargs["body"])
+        body: Signature = signature(self.kwargs["body"])
+        return body
 
     def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> chord:
         new: chord = super().clone((), None, **options)
@@ -338,35 +337,42 @@ def _app_of(steps: Iterable[Signature]) -> Any:
 # -- Planning ------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
 class Step:
     """One message to be.
 
     Attributes:
         after, waits_for: what it waits for, and how many ends of it.
         feed: what those ends give it as its first argument: one RESULT, the list of RESULTS, or nothing.
+        group_id, position: the group it ends a member of, and the place of its result.
         leads: who waits for it; filled when somebody does.
     """
 
-    sig: Signature
-    id: str
-    after: str | None = None
-    waits_for: int = 0
-    feed: str | None = None
-    group_id: str | None = None
-    position: int | None = None
-    leads: int = 0
+    # Not a dataclass: that module costs an importing program 10 ms.
+    __slots__ = ("after", "feed", "group_id", "id", "leads", "position", "sig", "waits_for")
+
+    def __init__(self, sig: Signature, id: str) -> None:
+        self.sig, self.id = sig, id
+        self.after: str | None = None
+        self.waits_for = 0
+        self.feed: str | None = None
+        self.group_id: str | None = None
+        self.position: int | None = None
+        self.leads = 0
 
 
-@dataclass(slots=True)
 class Node:
-    """What a caller gets for a part of a workflow: a result's id, or a group of them."""
+    """What a caller gets for a part of a workflow: a result's id, or a group of them.
 
-    id: str
-    parent: Node | None = None
-    members: list[Node] | None = None
-    #: The steps whose ends are this part's end.
-    ends: list[Step] = field(default_factory=list)
+    Args:
+        parent: what stands before it.
+        members: the parts of a group; None for a single task.
+        ends: the steps whose ends are this part's end.
+    """
+
+    __slots__ = ("ends", "id", "members", "parent")
+
+    def __init__(self, id: str, parent: Node | None, members: list[Node] | None, ends: list[Step]) -> None:
+        self.id, self.parent, self.members, self.ends = id, parent, members, ends
 
 
 class Plan:
@@ -386,7 +392,7 @@ class Plan:
         step = Step(sig, sig.id or new_id())
         self._wait_for(step, before)
         self.steps.append(step)
-        node = Node(step.id, before, ends=[step])
+        node = Node(step.id, before, None, [step])
         links = sig.options.get("link") or ()
         for link in [links] if isinstance(links, dict) else links:
             self._lay(signature(link), node)

@@ -77,12 +77,12 @@ SETTINGS: dict[str, Setting] = {
         Setting("task_routes", (dict, list, tuple, str), None, "task name or pattern -> queue"),
         Setting("task_default_rate_limit", (str, int, float), None, "default of rate_limit"),
         Setting("task_annotations", (dict, list, tuple), None, "attributes to set on tasks"),
-        Setting("worker_concurrency", (int,), None, "child processes; None: the CPUs this process may use", at_least(1)),
+        Setting(
+            "worker_concurrency", (int,), None, "child processes; None: the CPUs this process may use", at_least(1)
+        ),
         Setting("worker_pool", (str,), "prefork", "prefork or solo"),
         Setting("worker_hijack_root_logger", (bool,), True, "a worker configures the root logger if nobody has"),
-        Setting(
-            "worker_log_format", (str,), "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s", "log lines"
-        ),
+        Setting("worker_log_format", (str,), "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s", "log lines"),
         Setting(
             "worker_task_log_format",
             (str,),

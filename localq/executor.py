@@ -44,11 +44,14 @@ class Runnable(Protocol):
     """What the executor needs of a task."""
 
     name: str
-    run: Any
     throws: tuple[type[BaseException], ...]
-    acks_late: bool
-    store_errors_even_if_ignored: bool
+    acks_late: bool | None
+    store_errors_even_if_ignored: bool | None
+    is_plain: bool
     calls_run: bool
+
+    @property
+    def run(self) -> Any: ...
 
 
 class Einfo(NamedTuple):
@@ -93,17 +96,17 @@ class Executor:
         try:
             args, kwargs = decode(message.body, message.content_type, self._accept, message.checksum)
         except LocalqError as exc:
-            return self._failure(task, claim, exc, (), {}, None)
+            return self._failure(task, claim, exc, (), {})
         if fed:
             args = [*fed, *args]
         request = ClaimContext(claim, args, kwargs, self.hostname, self.is_eager)
         mark = running.set(Running(task, request, running.get()))
         try:
-            return self._run(task, claim, args, kwargs, request)
+            return self._run(task, claim, args, kwargs)
         finally:
             running.reset(mark)
 
-    def _run(self, task: Any, claim: Claim, args: Any, kwargs: Any, request: ClaimContext) -> Outcome:
+    def _run(self, task: Any, claim: Claim, args: Any, kwargs: Any) -> Outcome:
         id = claim.message.id
         if signals.task_prerun.receivers:
             signals.task_prerun.send(task, task_id=id, task=task, args=args, kwargs=kwargs)
@@ -112,11 +115,11 @@ class Executor:
             if not task.is_plain:
                 task.before_start(id, args, kwargs)
             value = task.run(*args, **kwargs) if task.calls_run else task(*args, **kwargs)
-            outcome = self._success(task, claim, value, request)
+            outcome = self._success(claim, value)
         except Exception as exc:
-            value, outcome = exc, self._ended_by(task, claim, exc, args, kwargs, request)
+            value, outcome = exc, self._ended_by(task, claim, exc, args, kwargs)
         except SystemExit as exc:
-            value, outcome = exc, self._failure(task, claim, exc, args, kwargs, request)
+            value, outcome = exc, self._failure(task, claim, exc, args, kwargs)
         else:
             if not task.is_plain:
                 self._tell(task.on_success, value, id, args, kwargs)
@@ -124,8 +127,8 @@ class Executor:
             if signals.task_success.receivers:
                 signals.task_success.send(task, result=value)
             if logger.isEnabledFor(logging.INFO):
-                logger.info("Task %s[%s] succeeded in %ss: %s", task.name, id, time.perf_counter() - started,
-                            safe_repr(value, REPR_LIMIT))  # fmt: skip
+                took = time.perf_counter() - started
+                logger.info("Task %s[%s] succeeded in %ss: %s", task.name, id, took, safe_repr(value, REPR_LIMIT))
         if signals.task_postrun.receivers:
             signals.task_postrun.send(
                 task, task_id=id, task=task, args=args, kwargs=kwargs, retval=value, state=outcome.state
@@ -134,17 +137,19 @@ class Executor:
 
     # -- How an attempt can end ----------------------------------------------------------------
 
-    def _success(self, task: Runnable, claim: Claim, value: Any, request: ClaimContext) -> Outcome:
+    def _success(self, claim: Claim, value: Any) -> Outcome:
         m = claim.message
         if m.ignore_result and not m.leads and m.group_id is None:
-            return Outcome(claim.seq, claim.token, m.id, states.IGNORED, True, ended_at=clock.now(), reply_to=m.reply_to)
+            return Outcome(
+                claim.seq, claim.token, m.id, states.IGNORED, True, ended_at=clock.now(), reply_to=m.reply_to
+            )
         data, content_type = encode(value, self._serializer, "the result")
         return Outcome(
             claim.seq, claim.token, m.id, states.SUCCESS, True, None, 0, data, content_type, checksum(data), None,
             None, self.hostname, clock.now(), None, (), m.group_id, m.leads, m.reply_to,
         )  # fmt: skip
 
-    def _ended_by(self, task: Any, claim: Claim, exc: Exception, args: Any, kwargs: Any, request: Any) -> Outcome:
+    def _ended_by(self, task: Any, claim: Claim, exc: Exception, args: Any, kwargs: Any) -> Outcome:
         if isinstance(exc, Retry):
             return self._retry(task, claim, exc, args, kwargs)
         if isinstance(exc, Ignore):
@@ -152,7 +157,7 @@ class Executor:
             return _ends(claim)
         if isinstance(exc, Reject) and exc.requeue and task.acks_late:
             return _ends(claim)._replace(ended=False)
-        return self._failure(task, claim, exc, args, kwargs, request)
+        return self._failure(task, claim, exc, args, kwargs)
 
     def _retry(self, task: Any, claim: Claim, exc: Retry, args: Any, kwargs: Any) -> Outcome:
         again: Message = exc.sig
@@ -168,9 +173,7 @@ class Executor:
             checksum=checksum(data), traceback=einfo.traceback, worker=self.hostname,
         )  # fmt: skip
 
-    def _failure(
-        self, task: Any, claim: Claim, exc: BaseException, args: Any, kwargs: Any, request: Any
-    ) -> Outcome:
+    def _failure(self, task: Any, claim: Claim, exc: BaseException, args: Any, kwargs: Any) -> Outcome:
         m = claim.message
         einfo = Einfo(exc, traceback_text(exc))
         self._log_failure(task, m, exc, einfo)
@@ -208,11 +211,11 @@ class Executor:
         """The outcome of a message whose task is not registered here."""
         m = claim.message
         logger.error("Received unregistered task of type %r (id %s); import the module that defines it", m.name, m.id)
-        return self._failure(None, claim, NotRegistered(m.name), (), {}, None)
+        return self._failure(None, claim, NotRegistered(m.name), (), {})
 
     def failed(self, task: Any, claim: Claim, exc: Exception) -> Outcome:
         """The outcome of a message that could not even be given to its task."""
-        return self._failure(task, claim, exc, (), {}, None)
+        return self._failure(task, claim, exc, (), {})
 
     def _tell(self, handler: Any, *what: Any) -> None:
         """Call one of the task's own handlers; its mistakes are logged, or raised where the task was sent."""
@@ -233,5 +236,3 @@ def _group_failure(m: Message, exc: BaseException) -> bytes | None:
     if not m.leads & LEADS_BY_GROUP:
         return None
     return encode(exception_data(ChordError(f"Dependency {m.id} raised {safe_repr(exc)}")), "json")[0]
-
-

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -58,6 +57,11 @@ NOT_YET = frozenset({
 _IN_HEADERS = ("shadow", "argsrepr", "kwargsrepr", "headers")
 
 
+def hostname() -> str:
+    """Return this host's name."""
+    return os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "localhost")
+
+
 class Defaults(NamedTuple):
     """What a task says about every call of it."""
 
@@ -81,7 +85,7 @@ class Publisher:
 
     def __init__(self, conf: Any, storage: Callable[[], Storage], oid: str) -> None:
         self._conf, self._storage, self._oid = conf, storage, oid
-        self.origin = f"gen{os.getpid()}@{socket.gethostname()}"
+        self.origin = f"gen{os.getpid()}@{hostname()}"
         self.set_routes()
 
     def set_routes(self) -> None:

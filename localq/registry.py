@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -68,6 +68,9 @@ class Registry(Generic[T]):
     def _loader(self, name: str) -> Callable[[], T] | None:
         if name in self._places:
             return lambda: symbol(self._places[name])
+        # Imported here: it costs 30 ms, and only names that nobody knows get this far.
+        from importlib import metadata
+
         for point in metadata.entry_points(group=self.group, name=name):
             return point.load
         return None

@@ -533,5 +533,3 @@ def _has_ended(result: AsyncResult[Any]) -> bool:
 
 def _timed_out(result: AsyncResult[Any]) -> TimeoutError:
     return TimeoutError(f"The operation timed out: task {result.id} is {result.state}; it goes on")
-
-

@@ -91,7 +91,9 @@ def decode(data: bytes, content_type: str, accept: Collection[str], expected: in
     """
     codec = _by_content_type.get(content_type)
     if content_type not in accept and (codec is None or codec.name not in accept):
-        raise ContentDisallowed(f"content type {content_type!r} is not accepted here; accept_content has {sorted(accept)}")
+        raise ContentDisallowed(
+            f"content type {content_type!r} is not accepted here; accept_content has {sorted(accept)}"
+        )
     if codec is None:
         raise DecodeError(f"no serializer is registered for content type {content_type!r}")
     if expected is not None and checksum(data) != expected:
@@ -293,7 +295,11 @@ def traceback_text(exc: BaseException) -> str:
     """Return the traceback as Python prints it, its middle cut out if it is very long."""
     text = "".join(traceback_module.format_exception(exc))
     half = TEXT_LIMIT // 2
-    return text if len(text) <= TEXT_LIMIT else f"{text[:half]}\n... ({len(text) - 2 * half} characters) ...\n{text[-half:]}"
+    return (
+        text
+        if len(text) <= TEXT_LIMIT
+        else f"{text[:half]}\n... ({len(text) - 2 * half} characters) ...\n{text[-half:]}"
+    )
 
 
 def exception_from(data: Any) -> BaseException:

@@ -56,9 +56,7 @@ class Signal:
         """Take a receiver out again; returns whether there was one."""
         key = dispatch_uid if dispatch_uid is not None else _identity(receiver)
         before = len(self.receivers)
-        self.receivers = [
-            row for row in self.receivers if row[0] != key or (sender is not None and row[1] != sender)
-        ]
+        self.receivers = [row for row in self.receivers if row[0] != key or (sender is not None and row[1] != sender)]
         return len(self.receivers) < before
 
     def send(self, sender: Any = None, **named: Any) -> list[tuple[Receiver, Any]]:
@@ -71,7 +69,7 @@ class Signal:
             try:
                 answers.append((receiver, receiver(signal=self, sender=sender, **named)))
             except Exception as exc:
-                logger.exception("signal handler %r raised: %r", receiver, exc)
+                logger.exception("signal handler %r raised", receiver)
                 answers.append((receiver, exc))
         return answers
 
@@ -117,6 +115,4 @@ worker_shutting_down = Signal("worker_shutting_down", ("sig", "how", "exitcode")
 worker_shutdown = Signal("worker_shutdown")
 setup_logging = Signal("setup_logging", ("loglevel", "logfile", "format", "colorize"))
 after_setup_logger = Signal("after_setup_logger", ("logger", "loglevel", "logfile", "format", "colorize"))
-after_setup_task_logger = Signal(
-    "after_setup_task_logger", ("logger", "loglevel", "logfile", "format", "colorize")
-)
+after_setup_task_logger = Signal("after_setup_task_logger", ("logger", "loglevel", "logfile", "format", "colorize"))

@@ -7,7 +7,6 @@ only holds what a task says about itself.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from keyword import iskeyword
@@ -97,7 +96,7 @@ class Task(Generic[P, R]):
 
     else:
 
-        def run(self, *args, **kwargs):
+        def run(self, *args: Any, **kwargs: Any) -> Any:
             """Do the work; the body of the task."""
             raise NotImplementedError(f"task {self.name} has no run()")
 
@@ -271,30 +270,42 @@ def _task_named(name: str, module: str) -> Any:
 
 
 def signature_check(run: Callable[..., Any]) -> Callable[..., None] | None:
-    """Make a function that takes what `run` takes and does nothing.
+    """Make a function that takes what `run` takes and does nothing; None if nobody can tell.
 
-    Calling it raises Python's own TypeError for arguments that do not fit, at the price of one call;
-    `inspect.Signature.bind` costs thirty.
+    Calling it raises Python's own TypeError for arguments that do not fit, at the price of one call
+    (`inspect.Signature.bind`: thirty, and the import of inspect).
     """
-    try:
-        found = inspect.signature(run)
-    except (TypeError, ValueError):
+    function, skip = getattr(run, "__func__", run), int(hasattr(run, "__func__"))
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    code = getattr(function, "__code__", None)
+    if code is None:
         return None
-    parts, star = [], False
-    for p in found.parameters.values():
-        star = star or p.kind is p.VAR_POSITIONAL
-        if p.kind is p.KEYWORD_ONLY and not star:
-            parts.append("*")
-            star = True
-        prefix = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
-        parts.append(f"{prefix}{p.name}" + ("=None" if p.default is not p.empty else ""))
-    only = [i for i, p in enumerate(found.parameters.values()) if p.kind is p.POSITIONAL_ONLY]
-    if only:
-        parts.insert(only[-1] + 1, "/")
     scope: dict[str, Any] = {}
+    name = _plain_name(run)
     # Only parameter names of a function that exists get into this text.
-    exec(f"def {_plain_name(run)}({', '.join(parts)}): pass", scope)  # noqa: S102
-    return scope[_plain_name(run)]  # type: ignore[no-any-return]
+    exec(f"def {name}({_parameters(function, code, skip)}): pass", scope)  # noqa: S102
+    return scope[name]  # type: ignore[no-any-return]
+
+
+def _parameters(function: Any, code: Any, skip: int) -> str:
+    """Write a function's parameters, every default as None, leaving out the first `skip`."""
+    names = code.co_varnames
+    plain, keyword_only = code.co_argcount, code.co_kwonlyargcount
+    optional = plain - len(function.__defaults__ or ())
+    parts = [f"{each}=None" if at >= optional else each for at, each in enumerate(names[:plain])]
+    if code.co_posonlyargcount:
+        parts.insert(code.co_posonlyargcount, "/")
+    parts = parts[skip:] if parts[skip : skip + 1] != ["/"] else parts[skip + 1 :]
+    has_star, has_stars = bool(code.co_flags & 4), bool(code.co_flags & 8)
+    after = plain + keyword_only
+    if has_star or keyword_only:
+        parts.append(f"*{names[after]}" if has_star else "*")
+    defaults = function.__kwdefaults__ or {}
+    parts += [f"{each}=None" if each in defaults else each for each in names[plain : plain + keyword_only]]
+    if has_stars:
+        parts.append(f"**{names[after + has_star]}")
+    return ", ".join(parts)
 
 
 def _plain_name(run: Callable[..., Any]) -> str:

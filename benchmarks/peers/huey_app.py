@@ -24,7 +24,7 @@ def add(x: int, y: int) -> int:
 
 @huey.task()
 def add_ignored(x: int, y: int) -> None:
-    """huey has no ignore_result; a task that returns None stores nothing."""
+    """Huey has no ignore_result; a task that returns None stores nothing."""
     count()
 
 

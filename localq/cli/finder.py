@@ -79,7 +79,10 @@ def _load(place: str) -> ModuleType:
     except ModuleNotFoundError as exc:
         if exc.name is None or not (place == exc.name or place.startswith(f"{exc.name}.")):
             raise
-        files = [file.stem for file in Path().glob("*.py")] + [file.parent.name for file in Path().glob("*/__init__.py")]
+        files = [file.stem for file in Path().glob("*.py")]
+        files += [file.parent.name for file in Path().glob("*/__init__.py")]
+            file.parent.name for file in Path().glob("*/__init__.py")
+        ]
         raise Mistake("LQ003", f"no module is named {place!r} here ({os.getcwd()}){nearest(place, files)}",
                       hint="-A takes a module name (proj, proj.tasks), module:attribute, or a path to a .py file") from exc  # fmt: skip
 
@@ -95,7 +98,8 @@ def _load_file(file: Path) -> ModuleType:
     if known is not None and getattr(known, "__file__", None) == str(file.resolve()):
         return known
     spec = importlib.util.spec_from_file_location(name, file.resolve())
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
@@ -112,7 +116,9 @@ def _attribute(module: ModuleType, path: str, spec: str) -> LocalQ:
         return inner
     what = "has no such attribute" if found is None else f"{path} is a {type(found).__name__}, not an app"
     apps = [name for name, value in vars(module).items() if isinstance(value, LocalQ)]
-    hint = f"{module.__name__} defines {', '.join(apps)}: localq -A {module.__name__}:{apps[0]} worker" if apps else None
+    hint = (
+        f"{module.__name__} defines {', '.join(apps)}: localq -A {module.__name__}:{apps[0]} worker" if apps else None
+    )
     raise Mistake("LQ004", f"cannot load app {spec!r}: module {module.__name__} {what}", hint=hint)
 
 

@@ -21,7 +21,9 @@ COMMANDS = {"worker": "localq.cli.worker", "report": "localq.cli.report"}
 
 #: Options that may stand before or after the command.
 GLOBAL: tuple[Any, ...] = (
-    click.Option(["-A", "--app", "app_spec"], metavar="MODULE[:APP]", help="The app: module, module:attribute or file.py."),
+    click.Option(
+        ["-A", "--app", "app_spec"], metavar="MODULE[:APP]", help="The app: module, module:attribute or file.py."
+    ),
     click.Option(["-b", "--broker", "--store", "store"], metavar="PATH", help="The store, if not the app's own."),
     click.Option(["--workdir"], metavar="DIR", help="Change to this directory first."),
     click.Option(["-C", "--no-color", "no_color"], is_flag=True, help="No colour."),
@@ -59,7 +61,7 @@ class Group(click.Group):
 )
 @click.version_option(__version__, prog_name="localq")
 @click.pass_context
-def cli(ctx: click.Context, **options: Any) -> None:
+def cli(ctx: click.Context, /, **options: Any) -> None:
     """Task queue with no broker and no server: Celery's words, one directory."""
     ctx.obj = options
 
@@ -116,7 +118,11 @@ def _usage_hint(exc: click.UsageError) -> str:
 def _own_frame(exc: BaseException) -> str | None:
     frames = traceback.extract_tb(exc.__traceback__)
     here = os.path.dirname(os.path.dirname(__file__))
-    own = [f for f in frames if not f.filename.startswith((here, "<frozen")) and os.sep + "click" + os.sep not in f.filename]
+    own = [
+        f
+        for f in frames
+        if not f.filename.startswith((here, "<frozen")) and os.sep + "click" + os.sep not in f.filename
+    ]
     return f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else None
 
 

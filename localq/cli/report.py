@@ -17,7 +17,7 @@ from localq.storage.place import filesystem
 
 @click.command(epilog="\b\nExamples:\n  localq -A tasks report")
 @click.pass_context
-def command(ctx: click.Context, **options: Any) -> None:
+def command(ctx: click.Context, /, **options: Any) -> None:
     """Show versions, where the store is and what is in it."""
     given = merged(ctx, options)
     app = find_app(given["app_spec"])

@@ -19,17 +19,11 @@ from localq.worker import Worker, configure_logging, pools
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
 
-class Level(click.ParamType):
-    """A log level by name, in any case."""
-
-    name = "level"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        if str(value).upper() not in LEVELS:
-            raise Mistake("LQ102", f"no log level is named {value!r}{nearest(str(value).upper(), LEVELS)}")
-        return int(getattr(logging, str(value).upper()))
+def _level(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    """Read a log level, in any case."""
+    if value.upper() not in LEVELS:
+        raise Mistake("LQ102", f"no log level is named {value!r}{nearest(value.upper(), LEVELS)}")
+    return int(getattr(logging, value.upper()))
 
 
 def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str]:
@@ -44,13 +38,15 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 @click.option("-Q", "--queues", "--queue", callback=_names, metavar="A,B", help="Queues to take tasks from.")
 @click.option("-P", "--pool", metavar="POOL", help="prefork (default) or solo.")
 @click.option("-n", "--hostname", metavar="NAME", help="Node name; %h is this host. Default: localq@%h.")
-@click.option("-l", "-L", "--loglevel", type=Level(), default="INFO", show_default=True, help="Log level.")
+@click.option(
+    "-l", "-L", "--loglevel", callback=_level, metavar="LEVEL", default="INFO", show_default=True, help="Log level."
+)
 @click.option("-I", "--include", callback=_names, metavar="A,B", help="More modules to import.")
 @click.option("--without-gossip", is_flag=True, hidden=True)
 @click.option("--without-mingle", is_flag=True, hidden=True)
 @click.option("--without-heartbeat", is_flag=True, hidden=True)
 @click.pass_context
-def command(ctx: click.Context, **options: Any) -> None:
+def command(ctx: click.Context, /, **options: Any) -> None:
     """Run the tasks of an app until stopped (Ctrl-C once: finish what runs; twice: stop at once)."""
     given = merged(ctx, options)
     if given["pool"] and given["pool"] not in pools.names():

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
 import select
 import struct
 import zlib
@@ -28,7 +27,7 @@ _FLAGS_AT = 64
 _ROWS_AT = _FLAGS_AT + SLOTS
 _ROW = struct.Struct("=16sQQ")  # name, queues it serves, replies it waits for
 _STAMP = struct.Struct("=d")
-_STAMP_AT = 8
+_STAMP_AT, _DUE_AT = 8, 16
 BOARD_SIZE = _ROWS_AT + SLOTS * _ROW.size
 
 #: Flags of a slot.
@@ -50,7 +49,7 @@ class Bells:
 
     def bell(self, queues: Sequence[str], replies: str | None) -> PipeBell:
         """Make a bell and enter it on the board. The caller holds the gate, so that no slot is taken twice."""
-        name = secrets.token_hex(8)
+        name = os.urandom(8).hex()
         path = self.directory / name
         os.mkfifo(path, 0o600)
         # Read and write: a reader that has no writer would never sleep.
@@ -69,7 +68,8 @@ class Bells:
         slot = board.find(_WORK, _FLAGS_AT, _ROWS_AT)
         if slot < 0:
             return []
-        mask, found = self._mask(queue), []
+        mask = self._mask(queue)
+        found: list[int] = []
         while slot >= 0 and len(found) < count:
             if _ROW.unpack_from(board, _ROWS_AT + (slot - _FLAGS_AT) * _ROW.size)[1] & mask:
                 board[slot] = AWAKE
@@ -119,6 +119,19 @@ class Bells:
     def stamp_sync(self, started_at: float) -> None:
         """Note that everything written before `started_at` is on the disk."""
         _STAMP.pack_into(self.board, _STAMP_AT, started_at)
+
+    def next_due(self) -> float:
+        """When the next waiting message becomes visible (wall time); 0 if nobody knows."""
+        return float(_STAMP.unpack_from(self.board, _DUE_AT)[0])
+
+    def note_due(self, at: float) -> None:
+        """Note that a message waits for this time; called inside the gate, before the commit."""
+        if not 0 < self.next_due() <= at:
+            _STAMP.pack_into(self.board, _DUE_AT, at if self.next_due() else 0.0)
+
+    def set_next_due(self, at: float) -> None:
+        """Note when the next message is due, having looked; called inside the gate."""
+        _STAMP.pack_into(self.board, _DUE_AT, at)
 
     def sweep(self) -> None:
         """Free the slots and remove the pipes of sleepers that are gone; called inside the gate."""

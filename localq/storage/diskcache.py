@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
-import diskcache  # type: ignore[import-untyped]
+import diskcache
 
 from localq.exceptions import ImproperlyConfigured, SecurityError, StoreCorrupt, StoreReplaced, StoreUntrusted
 from localq.message import Message, Outcome
@@ -132,11 +132,14 @@ class DiskcacheStorage(RowStorage):
         self._drop_gates()
         self._forget()
 
-    def abandon(self) -> None:
-        """Let go without closing: after a fork, or when the files are not ours any more."""
+    def after_fork(self) -> None:
+        """In the child: forget the parent's connection without closing it."""
+        self._drop_gates()
+        self._lose()
+
+    def _lose(self) -> None:
         if self._opened is not None:
             _leak(self._opened.cache.connection)
-        self._drop_gates()
         self._forget()
 
     def _drop_gates(self) -> None:
@@ -148,10 +151,12 @@ class DiskcacheStorage(RowStorage):
     def _run(self, act: Callable[[Transaction], T]) -> T:
         opened = self._open()
         try:
-            return self._gate().hold(self._inside, opened, act)
+            result: T = self._gate().hold(self._inside, opened, act)
         except StoreReplaced:
-            self.abandon()
+            # Without closing anything: other threads may be at their gates.
+            self._lose()
             raise
+        return result
 
     def _inside(self, opened: _Opened, act: Callable[[Transaction], T]) -> T:
         if _identity(self._path) != opened.identity:
@@ -161,7 +166,7 @@ class DiskcacheStorage(RowStorage):
         try:
             # No `retry`: under the gate there is nobody to wait for, and it would retry a full disk for ever.
             with opened.cache.transact():
-                result: T = act(transaction)
+                result = act(transaction)
                 transaction.finish()
         except (sqlite3.Error, diskcache.Timeout) as exc:
             # diskcache does not roll back a commit that failed.
@@ -177,7 +182,7 @@ class DiskcacheStorage(RowStorage):
         return self._open().owners.enlist(about, journal)
 
     def owners(self) -> list[OwnerInfo]:
-        return self._open().owners.list()
+        return self._open().owners.infos()
 
     def retire(self, owner: str) -> None:
         self._open().owners.retire(owner)
@@ -399,5 +404,5 @@ def _each(act: Callable[[DiskcacheStorage], None]) -> Callable[[], None]:
     return on_all
 
 
-os.register_at_fork(after_in_child=_each(DiskcacheStorage.abandon))
+os.register_at_fork(after_in_child=_each(DiskcacheStorage.after_fork))
 atexit.register(_each(DiskcacheStorage.close))

@@ -28,7 +28,7 @@ from localq.storage.place import open_file
 
 try:
     # The public function turns masks into enums, 9 us a pair against 1 us.
-    from _signal import pthread_sigmask
+    from _signal import pthread_sigmask  # type: ignore[import-not-found, unused-ignore]
 except ImportError:  # another Python than CPython
     pthread_sigmask = signal.pthread_sigmask
 
@@ -39,12 +39,16 @@ WAIT_LIMIT_S = 30.0
 #: Shortest and longest sleep between two tries, in seconds.
 SHORTEST_S, LONGEST_S = 0.00005, 0.002
 
+#: Tries with a mere yield between them before the first sleep: a holder is done in 50 us, a sleep lasts 100
+#: (4 producers at once: 13,900 against 10,200 puts a second).
+SPINS = 50
+
 #: Signals that may stop a process or run a Python handler. Plain numbers: enums are slow to convert.
-BLOCKED = tuple(
-    int(number)
-    for name in "INT TERM HUP QUIT ALRM VTALRM PROF USR1 USR2 CHLD TSTP TTIN TTOU WINCH IO URG PIPE CONT".split()
-    if (number := getattr(signal, f"SIG{name}", None)) is not None
-)
+_NAMES = (
+    "INT", "TERM", "HUP", "QUIT", "ALRM", "VTALRM", "PROF", "USR1", "USR2", "CHLD", "TSTP", "TTIN", "TTOU", "WINCH",
+    "IO", "URG", "PIPE", "CONT",
+)  # fmt: skip
+BLOCKED = tuple(int(getattr(signal, f"SIG{name}")) for name in _NAMES if hasattr(signal, f"SIG{name}"))
 
 
 class Gate:
@@ -61,11 +65,15 @@ class Gate:
         Raises:
             StoreBusy: the gate stayed shut for WAIT_LIMIT_S; names who holds it.
         """
-        deadline, sleep_s = 0.0, SHORTEST_S
+        deadline, sleep_s, spins = 0.0, SHORTEST_S, SPINS
         while True:
             held, result = self._try(work, args)
             if held:
                 return result  # type: ignore[return-value]  # it is work's answer when the gate was held
+            if spins:
+                spins -= 1
+                os.sched_yield()
+                continue
             if not deadline:
                 deadline = time.monotonic() + WAIT_LIMIT_S
             elif time.monotonic() > deadline:

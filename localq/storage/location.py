@@ -5,10 +5,10 @@ Decides, and touches nothing: the storage makes what it needs.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import site
 import sys
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -96,6 +96,6 @@ def _is_elsewhere(file: Path) -> bool:
 def _state_home(made_by: str | None, app_name: str | None) -> Location:
     home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     origin = made_by or str(Path.cwd())
-    name = f"{app_name or 'app'}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
+    name = f"{app_name or 'app'}-{zlib.crc32(origin.encode()):08x}"
     path = home / "localq" / name
     return Location("sqlite", str(path), f"the store is {path}, because none can be kept beside {origin}")

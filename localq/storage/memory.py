@@ -156,7 +156,7 @@ class MemoryBell:
         self.is_idle = False
         self._rung.set()
 
-    def sleep(self, timeout_s: float) -> bool:
+    def sleep(self, timeout_s: float, also: int | None = None) -> bool:
         rung = self._rung.wait(max(0.0, timeout_s))
         self._rung.clear()
         return rung

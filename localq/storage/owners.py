@@ -17,7 +17,6 @@ import json
 import marshal
 import mmap
 import os
-import secrets
 import struct
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ class Owners:
 
     def enlist(self, about: dict[str, object], journal: bool) -> LockedOwner:
         """Make and lock this process's file; see `Storage.enlist`."""
-        name = secrets.token_hex(8)
+        name = os.urandom(8).hex()
         path, hidden = self.directory / name, self.directory / f".{name}"
         # Locked under a hidden name first: nobody ever sees a named file that is not locked.
         make_file(hidden, json.dumps({**identity(), **about}).encode())
@@ -77,7 +76,7 @@ class Owners:
         finally:
             os.close(fd)
 
-    def list(self) -> list[OwnerInfo]:
+    def infos(self) -> list[OwnerInfo]:
         """Return everybody who has a file here."""
         names = sorted(entry for entry in os.listdir(self.directory) if "." not in entry)
         return [OwnerInfo(name, self.is_alive(name), self._about(name)) for name in names]
@@ -183,7 +182,7 @@ def _outcomes(data: bytes) -> list[Outcome]:
     while at < len(data):
         (length,) = _LENGTH.unpack_from(data, at)
         at += _LENGTH.size
-        outcome = Outcome(*marshal.loads(data[at : at + length]))
+        outcome = Outcome(*marshal.loads(data[at : at + length]))  # noqa: S302 - builds values, runs nothing
         again = Message(*outcome.again) if outcome.again else None
         found.append(outcome._replace(again=again, sends=tuple(Message(*sent) for sent in outcome.sends)))
         at += length

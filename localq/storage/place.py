@@ -16,9 +16,10 @@ from localq.exceptions import StoreReadOnly, StoreUntrusted
 #: The file whose presence says that a directory is a store. Made first.
 MARK = "gate.lock"
 #: File systems whose locks or memory maps do not reach other hosts, or cannot be trusted to.
-NETWORK = frozenset(
-    "nfs nfs4 cifs smb smb2 smb3 smbfs 9p afs ncpfs ceph glusterfs lustre gpfs fuse.sshfs fuse.glusterfs vboxsf prl_fs".split()
-)
+NETWORK = frozenset((
+    "nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "9p", "afs", "ncpfs", "ceph", "glusterfs", "lustre", "gpfs",
+    "fuse.sshfs", "fuse.glusterfs", "vboxsf", "prl_fs",
+))  # fmt: skip
 
 
 def prepare(directory: Path) -> None:
@@ -64,7 +65,9 @@ def _owner_fault(found: os.stat_result, path: Path) -> str:
     mine = os.geteuid()
     if found.st_uid != mine:
         if mine == 0:
-            return f"it belongs to user {found.st_uid}: run this as that user (sudo -u '#{found.st_uid}' ...), not as root"
+            return (
+                f"it belongs to user {found.st_uid}: run this as that user (sudo -u '#{found.st_uid}' ...), not as root"
+            )
         return f"it belongs to user {found.st_uid}, not to you ({mine})"
     if found.st_mode & 0o022:
         return f"others may write to it (mode {stat.S_IMODE(found.st_mode):04o}); chmod go-w {path}"

@@ -2,7 +2,7 @@
 
     worker.py    start_worker: a real worker for the duration of a block
     clock.py     FakeClock: time that passes when the test says so
-    contract.py  StorageContract: `localq.storage.base` as tests
+    contract/    StorageContract: `localq.storage.base` as tests
 
 Must not be imported by the library itself.
 """

@@ -60,9 +60,11 @@ def _in_thread(app: Any, pool: str, concurrency: int, queues: Sequence[str] | No
 @contextmanager
 def _in_process(app: Any, pool: str, concurrency: int, queues: Sequence[str] | None) -> Iterator[Worker]:
     read_end, write_end = os.pipe()
-    worker = Worker(
-        app, queues, concurrency, pool, on_ready=lambda: os.write(write_end, b"!") and None, quiet=True
-    )
+
+    def tell() -> None:
+        os.write(write_end, b"!")
+
+    worker = Worker(app, queues, concurrency, pool, on_ready=tell, quiet=True)
     pid = os.fork()
     if not pid:
         code = 1

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from localq import log, signals
 from localq.exceptions import ImproperlyConfigured
+from localq.publisher import hostname as host_name
 from localq.registry import Registry
 from localq.worker import banner
 from localq.worker.solo import Solo
@@ -86,7 +86,8 @@ class Worker:
         """
         if self.app.location.scheme == "memory" and self.pool != "solo":
             raise ImproperlyConfigured(
-                f"a memory: store cannot be shared by the processes of the {self.pool} pool; use -P solo, or another store"
+                f"a memory: store cannot be shared by the processes of the {self.pool} pool; "
+                "use -P solo, or another store"
             )
         return int(self._running.run())
 
@@ -128,13 +129,17 @@ def configure_logging(app: Any, level: int) -> None:
         signals.setup_logging.send(None, loglevel=level, logfile=None, format=conf.worker_log_format, colorize=None)
         return
     log.configure(
-        level, conf.worker_log_format, conf.worker_task_log_format, conf.worker_log_color, conf.worker_hijack_root_logger
+        level,
+        conf.worker_log_format,
+        conf.worker_task_log_format,
+        conf.worker_log_color,
+        conf.worker_hijack_root_logger,
     )
 
 
 def node_name(hostname: str | None) -> str:
     """Complete a node name: `w1` and `w1@%h` become `w1@<this host>`."""
-    host = socket.gethostname()
+    host = host_name()
     if not hostname:
         return f"localq@{host}"
     name, at, rest = hostname.partition("@")

@@ -30,7 +30,7 @@ def facts(worker: Any, version: str) -> dict[str, str]:
         "node": worker.node,
         "version": version,
         "platform": platform.platform(),
-        "now": datetime.now().strftime("%Y-%m-%d %H:%M:%S"),
+        "now": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S"),
         "app": f"{app.main or '__main__'}:0x{id(app):x}",
         "store": app.storage_url,
         "durability": app.conf.store_durability,
@@ -42,7 +42,12 @@ def facts(worker: Any, version: str) -> dict[str, str]:
 
 def banner(worker: Any, version: str) -> str:
     """Return the banner."""
-    return _ART.format(**facts(worker, version)) + "\n[tasks]\n" + "\n".join(f"  . {name}" for name in names(worker)) + "\n"
+    return (
+        _ART.format(**facts(worker, version))
+        + "\n[tasks]\n"
+        + "\n".join(f"  . {name}" for name in names(worker))
+        + "\n"
+    )
 
 
 def names(worker: Any) -> list[str]:

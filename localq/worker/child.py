@@ -159,4 +159,3 @@ def feed(storage: Storage, claim: Claim, conf: Any) -> tuple[Any, ...]:
         return (value_of(found, conf),)
     members = storage.records(group_id=after)
     return ([value_of(record, conf) for record in members.values()],)
-

@@ -103,9 +103,7 @@ class Supervisor:
         """Do what the signals that came mean."""
         while self._seen:
             number = self._seen.popleft()
-            if number in (signal.SIGTERM, signal.SIGHUP):
-                self._stop_warmly(number)
-            elif number == signal.SIGINT and not self._stopped_by:
+            if number in (signal.SIGTERM, signal.SIGHUP) or (number == signal.SIGINT and not self._stopped_by):
                 self._stop_warmly(number)
             elif number in (signal.SIGINT, signal.SIGQUIT):
                 self._stop_cold(number)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from localq.storage.base import Storage
 from localq.storage.memory import MemoryStorage, open_url
-from localq.testing.contract import StorageContract, ids, message, outcome, take
+from localq.testing.contract import StorageContract
+from localq.testing.contract.words import ids, message, outcome, take
 
 
 class TestMemory(StorageContract):

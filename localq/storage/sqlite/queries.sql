@@ -65,7 +65,7 @@ returning seq, waits_for;
 -- Nothing left to wait for.
 update messages set place = case when visible_at > ? then 'waiting' else 'ready' end, hold = null
 where seq = ?
-returning queue, place;
+returning queue, place, visible_at;
 
 -- name: fail_followers
 -- Those who wait for an end that went wrong, end the same way.
@@ -111,6 +111,9 @@ from messages where place = 'held' and hold = ? order by priority, seq;
 
 -- name: due
 select visible_at from messages where place = 'waiting' order by visible_at limit ?;
+
+-- name: next_due
+select min(visible_at) from messages where place = 'waiting';
 
 -- name: counts
 select queue, place, count(*) from messages group by queue, place order by queue, place;

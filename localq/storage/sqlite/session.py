@@ -99,9 +99,10 @@ class Session:
             StoreError: what SQLite said, in our words.
         """
         try:
-            return self.gate.hold(self._checked, work, args)
+            result: T = self.gate.hold(self._checked, work, args)
         except sqlite3.Error as exc:
             raise translated(exc, self.path) from exc
+        return result
 
     def _checked(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
         # 2 us. If another process opened and closed our files, SQLite's locks are gone, the WAL may have been
@@ -119,9 +120,11 @@ class Session:
 
     def transact(self, work: Callable[..., T], *args: Any) -> T:
         """Run `work(*args)` in one transaction under the gate: all of it happens or nothing."""
-        return self.write(self._transaction, work, args)
+        result: T = self.write(self.transaction, work, *args)
+        return result
 
-    def _transaction(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
+    def transaction(self, work: Callable[..., T], *args: Any) -> T:
+        """Run `work(*args)` in one transaction; the gate is held already."""
         self.execute("begin immediate")
         try:
             result = work(*args)
@@ -235,5 +238,7 @@ def translated(exc: sqlite3.Error, path: Path) -> StoreError:
     if code in (_CORRUPT, _NOT_A_DB):
         return StoreCorrupt(f"{what}; the file is left as it is: restore a copy, or move {path.parent} away")
     if code == _IO:
-        return OutcomeUnknown(f"{what}: the disk failed and the write may have happened or not; sending the same id is safe")
+        return OutcomeUnknown(
+            f"{what}: the disk failed and the write may have happened or not; sending the same id is safe"
+        )
     return StoreError(what)

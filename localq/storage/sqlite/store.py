@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from localq import clock, states
 from localq.exceptions import DuplicateTaskId, StoreReplaced
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record, Turn, Want
+from localq.serialization import checksum
 from localq.storage import place
 from localq.storage.base import Bell, Count, Entry, Estate, OwnerInfo
 from localq.storage.bells import Bells
@@ -27,8 +28,7 @@ from localq.storage.owners import LockedOwner, Owners
 from localq.storage.sqlite.queries import claim as claim_query
 from localq.storage.sqlite.queries import query, with_rows
 from localq.storage.sqlite.session import Gone, Session
-from localq.storage.sqlite.sync import SYNC_BELL, Syncer
-from localq.serialization import checksum
+from localq.storage.sqlite.sync import Syncer
 
 T = TypeVar("T")
 
@@ -151,7 +151,10 @@ class SqliteStorage:
             return []
         if row[-2] == states.READY:
             return self._bells.idle(row[3], 1)
-        return self._bells.idle(DUE_BELL, 64) if row[-2] == states.WAITING else []
+        if row[-2] == states.WAITING:
+            self._bells.note_due(row[14])
+            return self._bells.idle(DUE_BELL, 64)
+        return []
 
     def _put_all(self, session: Session, rows: list[tuple[Any, ...]]) -> list[int]:
         for chunk in _chunks(rows):
@@ -159,35 +162,61 @@ class SqliteStorage:
             if session.execute(sql, [value for row in chunk for value in row]).rowcount < len(chunk):
                 for row in chunk:
                     _check_twin(session, row)
-        return self._wake(Counter(row[3] for row in rows if row[-2] == states.READY),
-                          any(row[-2] == states.WAITING for row in rows))  # fmt: skip
+        waiting = [row[14] for row in rows if row[-2] == states.WAITING]
+        if waiting:
+            self._bells.note_due(min(waiting))
+        ready = Counter(row[3] for row in rows if row[-2] == states.READY)
+        return self._wake(ready + Counter({DUE_BELL: 64} if waiting else {}))
 
-    def _wake(self, ready: Counter[str], is_waiting: bool = False) -> list[int]:
-        slots = [slot for queue, number in ready.items() for slot in self._bells.idle(queue, number)]
-        return slots + self._bells.idle(DUE_BELL, 64) if is_waiting else slots
+    def _wake(self, ready: Counter[str]) -> list[int]:
+        return [slot for queue, number in ready.items() for slot in self._bells.idle(queue, number)]
 
     # -- Settle and claim ----------------------------------------------------------------------
 
     def settle(self, outcomes: Sequence[Outcome], want: Want | None = None) -> Turn:
-        if outcomes and want is None:
-            want = Want("", (), 0, clock.now())
-        turn, slots = self._write(lambda session: session.transact(self._settle_all, session, outcomes, want))
+        asked = want if want is not None else Want("", (), 0, clock.now())
+        if not outcomes and asked.limit and 0 < asked.now < self._board_due():
+            # Nothing to settle and nothing due: one statement is the whole transaction.
+            claims = self._write(lambda session: session.write(_claim, session, asked))
+            return Turn(claims, [])
+        turn, slots = self._write(lambda session: session.write(self._settle_gated, session, outcomes, asked))
         self._bells.ring(slots)
         if outcomes:
             stale = {outcome.seq for outcome in turn.stale}
             self._bells.ring_replies({o.reply_to for o in outcomes if o.seq not in stale})
         return turn
 
-    def _settle_all(self, session: Session, outcomes: Sequence[Outcome], want: Want) -> tuple[Turn, list[int]]:
+    def _settle_gated(self, session: Session, outcomes: Sequence[Outcome], want: Want) -> tuple[Turn, list[int]]:
+        turn, ready, due = session.transaction(self._settle_all, session, outcomes, want)
+        if due is not None:
+            # After the commit: a death before it must not leave the board more hopeful than the store.
+            self._bells.set_next_due(due)
+        return turn, self._wake(ready)
+
+    def _settle_all(
+        self, session: Session, outcomes: Sequence[Outcome], want: Want
+    ) -> tuple[Turn, Counter[str], float | None]:
         ready: Counter[str] = Counter()
-        stale = _Settlement(session, want.now, ready).apply(outcomes) if outcomes else []
-        ready.update(queue for (queue,) in session.execute(query("promote"), (want.now,)).fetchall())
+        due = None
+        stale = _Settlement(session, want.now, ready, self._bells).apply(outcomes) if outcomes else []
+        if not want.limit or not 0 < want.now < self._bells.next_due():
+            due = self._promote(session, want.now, ready)
         claims = _claim(session, want) if want.limit else []
         # What is left after this claim is for others; what was claimed needs nobody woken.
         for claim in claims:
             if ready[claim.message.queue] > 0:
                 ready[claim.message.queue] -= 1
-        return Turn(claims, stale), self._wake(ready) if ready else []
+        return Turn(claims, stale), ready, due
+
+    def _board_due(self) -> float:
+        self._session()
+        return self._bells.next_due()
+
+    def _promote(self, session: Session, now: float, ready: Counter[str]) -> float:
+        """Make what is due ready; return when the next is: until then no claim needs to look."""
+        ready.update(queue for (queue,) in session.execute(query("promote"), (now,)).fetchall())
+        (left,) = session.execute(query("next_due")).fetchone()
+        return float("inf") if left is None else float(left)
 
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
         values = (outcome.state, outcome.result, outcome.content_type, outcome.checksum, outcome.worker)
@@ -236,7 +265,7 @@ class SqliteStorage:
 
     def owners(self) -> list[OwnerInfo]:
         self._session()
-        return self._owners.list()
+        return self._owners.infos()
 
     def retire(self, owner: str) -> None:
         self._session()
@@ -307,7 +336,8 @@ def _check_twin(session: Session, row: tuple[Any, ...]) -> None:
     same = session.execute(query("twin"), (name, total, body, id)).fetchone()
     if same is not None and not same[0]:
         raise DuplicateTaskId(
-            f"task_id {id!r} is in use by another call; nothing was sent. Choose another id, or forget() that result first"
+            f"task_id {id!r} is in use by another call; nothing was sent. "
+            "Choose another id, or forget() that result first"
         )
 
 
@@ -333,8 +363,8 @@ class _Settlement:
         ready: counts, by queue, the messages that became ready.
     """
 
-    def __init__(self, session: Session, now: float, ready: Counter[str]) -> None:
-        self.execute, self.session, self.now, self.ready = session.execute, session, now, ready
+    def __init__(self, session: Session, now: float, ready: Counter[str], bells: Bells) -> None:
+        self.execute, self.now, self.ready, self._bells = session.execute, now, ready, bells
 
     def apply(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Write outcomes; return those whose claim was stale."""
@@ -375,9 +405,13 @@ class _Settlement:
         )).fetchall()  # fmt: skip
         if where == states.READY:
             self.ready.update(queue for (queue,) in rows)
-        elif rows:
-            self.ready[DUE_BELL] += 64
+        elif rows and m.visible_at is not None:
+            self._waits(m.visible_at)
         return bool(rows)
+
+    def _waits(self, visible_at: Any) -> None:
+        self._bells.note_due(visible_at)
+        self.ready[DUE_BELL] += 64
 
     def _follow(self, o: Outcome) -> None:
         """Do what an end means to others: send, let the waiting go on, or let them fail with it."""
@@ -385,6 +419,9 @@ class _Settlement:
             sql = with_rows("put", len(chunk), _MESSAGE_COLUMNS)
             self.execute(sql, [value for row in chunk for value in row])
             self.ready.update(row[3] for row in chunk if row[-2] == states.READY)
+            for row in chunk:
+                if row[-2] == states.WAITING:
+                    self._waits(row[14])
         if not o.ended or not o.leads:
             return
         if o.state in _GOOD_ENDS:
@@ -396,8 +433,11 @@ class _Settlement:
     def _progress(self, key: str) -> None:
         for seq, waits_for in self.execute(query("progress"), (key,)).fetchall():
             if waits_for <= 0:
-                for queue, where in self.execute(query("release"), (self.now, seq)).fetchall():
-                    self.ready[queue if where == states.READY else DUE_BELL] += 1
+                for queue, where, visible_at in self.execute(query("release"), (self.now, seq)).fetchall():
+                    if where == states.READY:
+                        self.ready[queue] += 1
+                    else:
+                        self._waits(visible_at)
 
     def _fail_followers(self, o: Outcome) -> None:
         own = (o.result, o.content_type, o.checksum, o.traceback)

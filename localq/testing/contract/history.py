@@ -1,4 +1,4 @@
-"""Random histories of a storage, beside a model of thirty lines a verb: both must always say the same.
+"""The contract: random histories of a storage, beside a model; both must always say the same.
 
 The model keeps everything in one dict and sorts when it is asked, so that it is plainly right. Must not
 be fast, and must not share code with any storage.
@@ -149,7 +149,9 @@ class History(RuleBasedStateMachine):
         self.storage.put(messages)
         self.model.put(messages, self.clock.now())
 
-    specs = st.tuples(st.sampled_from([0, 5, 9]), st.sampled_from(QUEUES), st.sampled_from([None, None, -1.0, 5.0, 60.0]))
+    specs = st.tuples(
+        st.sampled_from([0, 5, 9]), st.sampled_from(QUEUES), st.sampled_from([None, None, -1.0, 5.0, 60.0])
+    )
 
     @rule(specs=st.lists(specs, min_size=1, max_size=4))
     def put_some(self, specs: list[tuple[int, str, float | None]]) -> None:
@@ -165,7 +167,7 @@ class History(RuleBasedStateMachine):
     @rule(size=st.integers(1, 3))
     def put_chord(self, size: int) -> None:
         """A chord whose first member is the second step of a chain, and whose body has a follower."""
-        group = {"group_id": f"g{next(self.numbers)}", "leads": LEADS_BY_GROUP}
+        group: dict[str, Any] = {"group_id": f"g{next(self.numbers)}", "leads": LEADS_BY_GROUP}
         before = self.message(leads=LEADS_BY_ID)
         members = [self.message(after=before.id, waits_for=1, position=0, **group)]
         members += [self.message(position=position, **group) for position in range(1, size)]
@@ -202,7 +204,7 @@ class History(RuleBasedStateMachine):
             charged=charged, result=f"{end} {asked.id}".encode() if state else None, group_failure=b'"group"',
             group_id=asked.group_id, leads=asked.leads, reply_to=asked.reply_to, ended_at=self.clock.now(),
         )  # fmt: skip
-        return multiple(*self.turn((outcome,), self.want(0, limit, QUEUES) if limit else None))
+        return multiple(*self.turn((outcome,), self.want(0, limit, QUEUES)))
 
     @rule(claim=claims)
     def update(self, claim: Claim) -> None:
@@ -225,11 +227,11 @@ class History(RuleBasedStateMachine):
     def want(self, owner: int, limit: int, queues: tuple[str, ...]) -> Want:
         return Want(self.owners[owner].name, queues, limit, self.clock.now())
 
-    def turn(self, outcomes: tuple[Outcome, ...], want: Want | None) -> list[Claim]:
+    def turn(self, outcomes: tuple[Outcome, ...], want: Want) -> list[Claim]:
         turn = self.storage.settle(outcomes, want)
         assert turn.stale == [each for each in outcomes if not self.model.settle(each, self.clock.now())]
-        expected = self.model.claim(want) if want else []
-        assert [(claim.message.id, claim.token, claim.redeliveries) for claim in turn.claims] == expected
+        claimed = [(claim.message.id, claim.token, claim.redeliveries) for claim in turn.claims]
+        assert claimed == self.model.claim(want)
         return turn.claims
 
     @invariant()
@@ -255,10 +257,13 @@ class History(RuleBasedStateMachine):
 def check_histories(make: Callable[[Path], Storage], directory: Path, histories: int, steps: int) -> None:
     """Compare so many histories, of so many steps each, with the model; always the same ones."""
     numbers = count()
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: History(make(directory / f"history{next(numbers)}")),
-        settings=settings(
-            max_examples=histories, stateful_step_count=steps, deadline=None, derandomize=True, database=None,
-            report_multiple_bugs=False, suppress_health_check=list(HealthCheck),
-        ),
+
+    class Mine(History):
+        def __init__(self) -> None:
+            super().__init__(make(directory / f"history{next(numbers)}"))
+
+    chosen = settings(
+        max_examples=histories, stateful_step_count=steps, deadline=None, derandomize=True, database=None,
+        report_multiple_bugs=False, suppress_health_check=list(HealthCheck),
     )  # fmt: skip
+    run_state_machine_as_test(Mine, settings=chosen)

@@ -1,0 +1,109 @@
+"""The contract: what becomes of messages that wait for the end of others."""
+
+from __future__ import annotations
+
+import pytest
+
+from localq.message import LEADS_BY_GROUP, LEADS_BY_ID
+from localq.serialization import checksum
+from localq.states import ENDED, FAILURE, HELD, IGNORED, REVOKED, SUCCESS, WAITING
+from localq.storage.base import Count, Owner, Storage
+from localq.testing.clock import FakeClock
+from localq.testing.contract.made import Made
+from localq.testing.contract.words import (
+    again,
+    chain,
+    chord,
+    failure,
+    given_back,
+    ids,
+    message,
+    outcome,
+    places,
+    record,
+    take,
+    take_one,
+    want,
+)
+
+#: More steps than Python allows frames: a chain must not be walked by recursion.
+LONG = 1100
+
+
+class FollowerContract(Made):
+    """Chains and chords: `after`, `waits_for`, `leads`."""
+
+    def test_a_chain_runs_step_by_step(self, storage: Storage, owner: Owner) -> None:
+        storage.put(chain("a", "b", "c"))
+        assert record(storage, "b").hold == "after:a"
+        ran, turn = [], storage.settle((), want(owner))
+        while turn.claims:
+            ran.append(ids(turn.claims))
+            turn = storage.settle([outcome(claim) for claim in turn.claims], want(owner))
+        assert ran == [["a"], ["b"], ["c"]]
+
+    def test_a_released_message_still_waits_for_its_time(
+        self, storage: Storage, owner: Owner, clock: FakeClock
+    ) -> None:
+        first, second = chain("a", "b")
+        storage.put([first, second._replace(visible_at=clock.now() + 60)])
+        storage.settle([outcome(take_one(storage, owner))])
+        assert (places(storage, "b"), storage.due(5)) == ([WAITING], [clock.now() + 60])
+        clock.advance(60)
+        assert ids(take(storage, owner)) == ["b"]
+
+    def test_a_body_runs_when_every_member_has_ended_well(self, storage: Storage, owner: Owner) -> None:
+        storage.put(chord("g", "a", "b", "c"))
+        a, b, c = take(storage, owner)
+        storage.settle([outcome(c), outcome(a, IGNORED)])
+        assert (record(storage, "body").place, record(storage, "body").hold) == (HELD, "after:g")
+        assert ids(storage.settle([outcome(b)], want(owner)).claims) == ["body"]
+
+    def test_who_is_not_said_to_lead_releases_nobody(self, storage: Storage, owner: Owner) -> None:
+        storage.put([message("a", group_id="g", position=0), message("b", after="a", waits_for=1)])
+        storage.put([message("c", after="g", waits_for=1)])
+        storage.settle([outcome(take_one(storage, owner))])
+        assert places(storage, "b", "c") == [HELD, HELD]
+
+    @pytest.mark.parametrize("state", [FAILURE, REVOKED])
+    def test_those_behind_a_bad_end_fail_with_it(self, storage: Storage, owner: Owner, state: str) -> None:
+        storage.put(chain("a", "b", "c"))
+        bad = failure(take_one(storage, owner), state, group_failure=b'"for groups"')
+        storage.settle([bad])
+        assert record(storage, "a").state == state
+        for follower in storage.records(["b", "c"]).values():
+            assert (follower.state, follower.place, follower.hold) == (FAILURE, ENDED, None)
+            assert (follower.result, follower.content_type) == (bad.result, bad.content_type)
+            assert (follower.checksum, follower.traceback) == (bad.checksum, bad.traceback)
+            assert follower.ended_at == bad.ended_at
+        assert take(storage, owner) == []
+
+    def test_a_chain_of_any_length_fails_whole(self, storage: Storage, owner: Owner) -> None:
+        storage.put(chain(*map(str, range(LONG))))
+        storage.settle([failure(take_one(storage, owner))])
+        assert storage.counts() == [Count("celery", ENDED, LONG)]
+
+    def test_a_body_fails_with_its_first_bad_member_and_the_others_go_on(self, storage: Storage, owner: Owner) -> None:
+        storage.put([*chord("g", "a", "b", "c", leads=LEADS_BY_ID), message("after", after="body", waits_for=1)])
+        a, b, c = take(storage, owner)
+        storage.settle([outcome(a), failure(b, group_failure=b'"b failed"')])
+        for id in ("body", "after"):
+            found = record(storage, id)
+            assert (found.state, found.result, found.content_type) == (FAILURE, b'"b failed"', "application/json")
+            assert found.checksum == checksum(b'"b failed"')
+        assert storage.settle([failure(c, group_failure=b'"c failed"')]).stale == []
+        assert record(storage, "body").result == b'"b failed"'
+        assert record(storage, "a").state == SUCCESS
+
+    def test_a_member_that_fails_with_its_predecessor_fails_the_body(self, storage: Storage, owner: Owner) -> None:
+        member = message("b", after="a", waits_for=1, group_id="g", position=0, leads=LEADS_BY_GROUP)
+        storage.put([message("a", leads=LEADS_BY_ID), member, message("body", after="g", waits_for=1)])
+        bad = failure(take_one(storage, owner))
+        storage.settle([bad])
+        assert [record(storage, id).result for id in ("b", "body")] == [bad.result] * 2
+
+    def test_those_behind_an_attempt_that_is_no_end_stay_held(self, storage: Storage, owner: Owner) -> None:
+        storage.put([*chain("a", "b"), *chain("c", "d"), *chain("e", "f")])
+        a, c, e = take(storage, owner)
+        storage.settle([again(a, a.message, group_failure=b"1"), given_back(c), outcome(e, None)])
+        assert places(storage, "b", "d", "f") == [HELD] * 3

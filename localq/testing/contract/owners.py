@@ -1,0 +1,163 @@
+"""The contract: who holds claims, and what is left when they die."""
+
+from __future__ import annotations
+
+import pytest
+
+from localq.states import READY
+from localq.storage.base import Entry, Owner, Storage
+from localq.testing.contract.made import Made
+from localq.testing.contract.words import (
+    PATIENCE_S,
+    chain,
+    failure,
+    given_back,
+    ids,
+    in_child,
+    message,
+    outcome,
+    places,
+    record,
+    take,
+    take_one,
+    want,
+)
+
+
+class OwnerContract(Made):
+    """`enlist`, `owners`, `estate`, `retire`, `maintain`, `close`, and other processes."""
+
+    # -- owners --------------------------------------------------------------------------------------
+
+    def test_an_owner_is_known_with_what_it_told(self, storage: Storage) -> None:
+        owner = storage.enlist({"node": "w@box", "slots": 2}, journal=False)
+        (found,) = storage.owners()
+        assert (found.name, found.alive) == (owner.name, True)
+        assert found.about.items() >= {"node": "w@box", "slots": 2}.items()
+        owner.close()
+
+    def test_no_two_owners_have_one_name(self, storage: Storage, owner: Owner, other: Owner) -> None:
+        assert {info.name for info in storage.owners()} == {owner.name, other.name}
+
+    def test_an_owner_that_gave_up_is_dead_and_leaves_its_claims(self, storage: Storage, other: Owner) -> None:
+        owner = storage.enlist({})
+        storage.put([message("a"), message("b", priority=0), message("c")])
+        claims = take(storage, owner, 2)
+        owner.close()
+        assert {info.name: info.alive for info in storage.owners()} == {owner.name: False, other.name: True}
+        assert storage.estate(owner.name).claims == claims
+        assert ids(claims) == ["b", "a"]
+        assert ids(take(storage, other)) == ["c"]
+        storage.settle([given_back(claim, charged=1) for claim in claims])
+        assert storage.estate(owner.name).claims == []
+        assert ids(take(storage, other)) == ["b", "a"]
+
+    def test_a_retired_owner_is_not_known_any_more(self, storage: Storage, other: Owner) -> None:
+        owner = storage.enlist({})
+        owner.close()
+        storage.retire(owner.name)
+        assert [info.name for info in storage.owners()] == [other.name]
+        assert storage.estate(owner.name) == ([], None, 0, [])
+
+    def test_an_estate_tells_started_from_reserved(self, storage: Storage, owner: Owner) -> None:
+        storage.put([message("a"), message("b")])
+        a, b = take(storage, owner)
+        assert storage.estate(owner.name)[:2] == ([a, b], None)
+        owner.begin(a, mode=2)
+        assert storage.estate(owner.name) == ([a, b], (a.seq, a.token), 2, [])
+
+    def test_an_estate_has_the_outcomes_that_were_not_settled(self, storage: Storage, owner: Owner) -> None:
+        storage.put([message("a"), message("b"), message("c")])
+        a, b, c = take(storage, owner)
+        full = failure(a, again=message("a", retries=1), ended=False, sends=(message("x", body=b"\xff"),))
+        for claim, noted in ((a, full), (b, outcome(b, result=b"\x00\xff"))):
+            owner.begin(claim, mode=1)
+            assert owner.end(noted)
+        owner.begin(c, mode=3)
+        estate = storage.estate(owner.name)
+        assert (estate.started, estate.mode, estate.ended) == (
+            (c.seq, c.token),
+            3,
+            [full, outcome(b, result=b"\x00\xff")],
+        )
+
+    def test_between_tasks_nothing_is_started(self, storage: Storage, owner: Owner) -> None:
+        storage.put([message("a")])
+        claim = take_one(storage, owner)
+        owner.begin(claim, mode=1)
+        assert owner.end(outcome(claim))
+        assert storage.estate(owner.name).started is None
+        storage.settle([outcome(claim)])
+        owner.settled()
+        assert (storage.estate(owner.name).started, storage.estate(owner.name).ended) == (None, [])
+
+    def test_an_owner_without_a_journal_says_that_it_noted_nothing(self, storage: Storage) -> None:
+        owner = storage.enlist({}, journal=False)
+        storage.put([message("a")])
+        claim = take_one(storage, owner)
+        owner.begin(claim, mode=1)
+        assert not owner.end(outcome(claim))
+        owner.settled()
+        assert storage.estate(owner.name)[1:] == (None, 0, [])
+        owner.close()
+
+    # -- processes -----------------------------------------------------------------------------------
+
+    def test_a_storage_says_what_it_is(self, storage: Storage) -> None:
+        assert ":" in storage.url
+        assert storage.shared in (True, False)
+
+    def test_maintenance_changes_nothing_that_can_be_seen(self, storage: Storage, owner: Owner) -> None:
+        storage.put(chain("a", "b"))
+        storage.write("k", "v", None)
+        before = (storage.records(["a", "b"]), storage.entries(""), storage.counts())
+        storage.maintain()
+        assert (storage.records(["a", "b"]), storage.entries(""), storage.counts()) == before
+
+    def test_a_closed_storage_opens_again_when_it_is_used(self, storage: Storage) -> None:
+        storage.put([message("a")])
+        storage.write("k", "v", None)
+        storage.close()
+        storage.close()
+        assert places(storage, "a") == [READY]
+        assert storage.entries("") == [Entry("k", "v", None)]
+        owner = storage.enlist({})
+        assert ids(take(storage, owner)) == ["a"]
+        owner.close()
+
+    def test_two_who_open_a_store_see_the_same(self, storage: Storage, second: Storage, owner: Owner) -> None:
+        bell = storage.bell(["celery"])
+        bell.raise_()
+        second.put([message("a")])
+        assert bell.sleep(PATIENCE_S)
+        bell.close()
+        assert second.settle((), want(owner)).claims == storage.estate(owner.name).claims
+        assert [info.alive for info in second.owners()] == [True]
+        assert storage.write("k", "v", None)
+        assert not second.write("k", "v", None)
+
+    @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+    def test_a_process_that_dies_leaves_its_work_and_its_notes(self, storage: Storage, owner: Owner) -> None:
+        if not storage.shared:
+            pytest.skip("only one process has this store")
+        storage.put([message("a"), message("b"), message("c")])
+        in_child(lambda: die_at_work(storage))
+        assert {info.name: info.alive for info in storage.owners()}.pop(owner.name)
+        (dead,) = (info for info in storage.owners() if info.name != owner.name)
+        assert not dead.alive
+        assert dead.about["kind"] == "mortal"
+        (a, b), started, mode, ended = storage.estate(dead.name)
+        assert (ids([a, b]), started, mode, ended) == (["a", "b"], (b.seq, b.token), 2, [outcome(a, result=b"3")])
+        storage.settle([*ended, given_back(b, charged=1)])
+        storage.retire(dead.name)
+        assert ids(take(storage, owner)) == ["b", "c"]
+        assert record(storage, "a").result == b"3"
+
+
+def die_at_work(storage: Storage) -> None:
+    """Claim two messages, end one of them without settling, and begin the other."""
+    owner = storage.enlist({"kind": "mortal"})
+    a, b = take(storage, owner, 2)
+    owner.begin(a, mode=2)
+    owner.end(outcome(a, result=b"3"))
+    owner.begin(b, mode=2)
