@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from localq.exceptions import ImproperlyConfigured
@@ -74,7 +75,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("task_track_started", (bool,), False, "write the state STARTED"),
         Setting("task_default_queue", (str,), "celery", "queue of tasks that name none"),
         Setting("task_default_priority", (int,), 5, "0 is the highest", between(0, 255)),
-        Setting("task_routes", (dict, list, tuple, str), None, "task name or pattern -> queue"),
+        Setting("task_routes", (dict, list, tuple, str, FunctionType), None, "task name or pattern -> queue"),
         Setting("task_default_rate_limit", (str, int, float), None, "default of rate_limit"),
         Setting("task_annotations", (dict, list, tuple), None, "attributes to set on tasks"),
         Setting(

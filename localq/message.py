@@ -61,7 +61,7 @@ class Message(NamedTuple):
 class Claim(NamedTuple):
     """A message in the hands of an owner.
 
-    `token` counts the claims of this message: only the newest may settle it.
+    `token` rises with every claim of this message: only the newest may settle it.
     `redeliveries` counts the attempts that a dead owner did not end.
     """
 

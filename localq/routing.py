@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import translate
 from typing import Any
 
+from localq.registry import symbol
+
 #: A router: (name, args, kwargs, options) -> queue name, mapping with "queue", or None.
 Router = Callable[..., Any]
 
@@ -19,8 +21,9 @@ def compiled(routes: Any) -> list[Router]:
     """Turn `task_routes` into routers, to be asked in order."""
     if not routes:
         return []
-    if callable(routes) or isinstance(routes, Mapping):
+    if callable(routes) or isinstance(routes, Mapping | str):
         routes = [routes]
+    routes = [symbol(route) if isinstance(route, str) else route for route in routes]
     return [route if callable(route) else _table(route) for route in routes]
 
 

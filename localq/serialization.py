@@ -73,7 +73,7 @@ def encode(value: Any, serializer: str, where: str = "value") -> tuple[bytes, st
     codec = codecs.get(serializer)
     try:
         return codec.encode(value), codec.content_type
-    except (TypeError, ValueError, RecursionError, OverflowError, AttributeError) as exc:
+    except Exception as exc:
         raise EncodeError(_blame(value, codec, where, exc)) from exc
 
 
@@ -139,10 +139,12 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "decimal": Decimal,
     "uuid": lambda v: UUID(hex=v),
     "bytes": lambda v: base64.b64decode(v, validate=True),
-    "set": set,
-    "frozenset": frozenset,
+    "set": lambda v: set(map(_hashable, v)),
+    "frozenset": lambda v: frozenset(map(_hashable, v)),
     "dict": dict,
 }
+#: What has nothing of the user's inside that could look like our mark.
+_PLAIN = (str, int, float, type(None), bytes, bytearray, date, time, timedelta, Decimal, UUID)
 
 
 def register_type(kind: type, name: str, to_json: Callable[[Any], Any], from_json: Callable[[Any], Any]) -> None:
@@ -152,15 +154,26 @@ def register_type(kind: type, name: str, to_json: Callable[[Any], Any], from_jso
 
 
 def _default(value: Any) -> Any:
-    written = _WRITERS.get(type(value))
-    if written is None:
+    name, written = _written(value)
+    return written if name is None else {_MARK: name, "__value__": written}
+
+
+def _written(value: Any) -> tuple[str | None, Any]:
+    """What stands for a value that JSON has no word for, and the name of its type; None if it said so itself."""
+    writer = _WRITERS.get(type(value))
+    if writer is None:
         hook = getattr(value, "__json__", None)
         if hook is not None and not isinstance(value, type):
-            return hook()
-        written = next((row for kind, row in _WRITERS.items() if isinstance(value, kind)), None)
-    if written is None:
+            return None, hook()
+        writer = next((row for kind, row in _WRITERS.items() if isinstance(value, kind)), None)
+    if writer is None:
         raise TypeError(f"{type(value).__name__} is not JSON serializable")
-    return {_MARK: written[0], "__value__": written[1](value)}
+    return writer[0], writer[1](value)
+
+
+def _hashable(value: Any) -> Any:
+    """A list in a set was a tuple."""
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def _revive(found: dict[str, Any]) -> Any:
@@ -176,18 +189,26 @@ def _escape(value: Any) -> Any:
     """Wrap every dict of the user's that has our mark as a key."""
     if isinstance(value, dict):
         plain = {key: _escape(item) for key, item in value.items()}
-        return {_MARK: "dict", "__value__": [[k, v] for k, v in plain.items()]} if _MARK in plain else plain
+        return {_MARK: "dict", "__value__": [[_key(k), v] for k, v in plain.items()]} if _MARK in plain else plain
     if isinstance(value, list | tuple):
         return [_escape(item) for item in value]
-    if isinstance(value, set | frozenset):
-        return {_MARK: _WRITERS[type(value)][0], "__value__": [_escape(item) for item in value]}
-    return value
+    if isinstance(value, _PLAIN):
+        return value
+    name, written = _written(value)
+    return _escape(written) if name is None else {_MARK: name, "__value__": _escape(written)}
+
+
+def _key(key: Any) -> str:
+    """What JSON makes of a dict's key."""
+    return key if isinstance(key, str) else next(iter(json.loads(json.dumps({key: 0}))))
 
 
 def _has_mark(value: Any) -> bool:
     if isinstance(value, dict):
         return _MARK in value or any(map(_has_mark, value.values()))
-    return isinstance(value, list | tuple | set | frozenset) and any(map(_has_mark, value))
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(map(_has_mark, value))
+    return not isinstance(value, _PLAIN) and _has_mark(_written(value)[1])
 
 
 _text_of = json.JSONEncoder(separators=(",", ":"), default=_default).encode

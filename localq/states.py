@@ -48,6 +48,9 @@ EXCEPTION_STATES = frozenset({RETRY, FAILURE, REVOKED})
 PROPAGATE_STATES = frozenset({FAILURE, REVOKED})
 ALL_STATES = frozenset({PENDING, RECEIVED, STARTED, SUCCESS, FAILURE, RETRY, REVOKED})
 
+#: Ends after which whatever waited goes on; any other end makes it fail.
+GOOD_STATES = frozenset({SUCCESS, IGNORED})
+
 #: Places of a message in the store.
 READY = "ready"
 WAITING = "waiting"

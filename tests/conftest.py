@@ -16,6 +16,8 @@ import pytest
 from localq import LocalQ
 from localq.testing.worker import start_worker
 
+pytest.register_assert_rewrite("localq.testing.contract")
+
 MODES = ("eager", "solo", "prefork")
 
 

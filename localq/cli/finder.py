@@ -81,10 +81,11 @@ def _load(place: str) -> ModuleType:
             raise
         files = [file.stem for file in Path().glob("*.py")]
         files += [file.parent.name for file in Path().glob("*/__init__.py")]
-            file.parent.name for file in Path().glob("*/__init__.py")
-        ]
-        raise Mistake("LQ003", f"no module is named {place!r} here ({os.getcwd()}){nearest(place, files)}",
-                      hint="-A takes a module name (proj, proj.tasks), module:attribute, or a path to a .py file") from exc  # fmt: skip
+        raise Mistake(
+            "LQ003",
+            f"no module is named {place!r} here ({os.getcwd()}){nearest(place, files)}",
+            hint="-A takes a module name (proj, proj.tasks), module:attribute, or a path to a .py file",
+        ) from exc
 
 
 def _load_file(file: Path) -> ModuleType:

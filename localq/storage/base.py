@@ -37,6 +37,11 @@ from typing import NamedTuple, Protocol
 
 from localq.message import Claim, Message, Outcome, Record, Turn, Want
 
+#: The "queue" whose bell rings when a message starts to wait for its time.
+DUE_BELL = "@due"
+#: The "queue" whose bell rings when a child of a worker has written and nobody has synced since.
+SYNC_BELL = "@sync"
+
 
 class Count(NamedTuple):
     """How many messages of a queue are in a place."""
@@ -149,11 +154,12 @@ class Storage(Protocol):
         """Make outcomes true and hand out the next claims, in one transaction.
 
         For each outcome whose token is still the message's newest and whose message is still held:
-        the state and result are written; the message ends, goes back (`again`), or is given back
-        (`ended=False` and no `again`); `sends` exist; those who waited for it progress, or fail with
-        it. An outcome whose token is stale changes nothing and is returned. Due messages are
-        promoted first, then up to `want.limit` ready ones are claimed in (priority, arrival) order.
-        Waiters named by `reply_to` are woken.
+        the state and result are written (no state: both stay); the message ends, goes back (`again`), or
+        is given back (`ended=False` and no `again`); `sends` exist; those who waited for it go on (after
+        SUCCESS and IGNORED), stay (an end without a state), or fail with it (any other state). An outcome
+        whose token is stale changes nothing and is returned. Due messages are promoted first, then up to
+        `want.limit` ready ones are claimed in (priority, arrival) order. Waiters named by `reply_to` are
+        woken.
         """
 
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:

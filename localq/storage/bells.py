@@ -16,6 +16,7 @@ import mmap
 import os
 import select
 import struct
+import threading
 import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ class Bells:
         self.board = _open_board(directory / "board")
         self._pipes: dict[int, tuple[bytes, int]] = {}
         self._masks: dict[str, int] = {}
+        self._ringing = threading.Lock()
 
     def bell(self, queues: Sequence[str], replies: str | None) -> PipeBell:
         """Make a bell and enter it on the board. The caller holds the gate, so that no slot is taken twice."""
@@ -96,6 +98,11 @@ class Bells:
 
     def ring(self, slots: Sequence[int]) -> None:
         """Write a byte into the pipes of these slots."""
+        if slots:
+            with self._ringing:
+                self._ring(slots)
+
+    def _ring(self, slots: Sequence[int]) -> None:
         for slot in slots:
             name = _ROW.unpack_from(self.board, _ROWS_AT + slot * _ROW.size)[0]
             known = self._pipes.get(slot)
@@ -148,11 +155,10 @@ class Bells:
                 (self.directory / entry).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the pipes of others; bells are closed by their owners."""
+        """Close the pipes of others; bells, and the board they are on, are closed by their owners."""
         for _, fd in self._pipes.values():
             os.close(fd)
         self._pipes.clear()
-        self.board.close()
 
     def _free_slot(self) -> int:
         slot = self.board.find(b"\0", _FLAGS_AT, _ROWS_AT)
@@ -204,8 +210,11 @@ class PipeBell:
         self._board[self._at] = AWAKE
 
     def sleep(self, timeout_s: float, also: int | None = None) -> bool:
-        if also is not None and also != self._also:
-            self._poll.register(also, select.POLLIN)
+        if also != self._also:
+            if self._also is not None:
+                self._poll.unregister(self._also)
+            if also is not None:
+                self._poll.register(also, select.POLLIN)
             self._also = also
         if not self._poll.poll(max(0.0, timeout_s) * 1000):
             return False

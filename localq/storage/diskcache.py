@@ -35,11 +35,11 @@ import diskcache
 from localq.exceptions import ImproperlyConfigured, SecurityError, StoreCorrupt, StoreReplaced, StoreUntrusted
 from localq.message import Message, Outcome
 from localq.storage import place
-from localq.storage.base import Bell, Entry, Owner, OwnerInfo
+from localq.storage.base import DUE_BELL, Bell, Entry, Owner, OwnerInfo
 from localq.storage.bells import Bells
 from localq.storage.gate import Gate
 from localq.storage.owners import Owners
-from localq.storage.rows import DUE_BELL, Order, Row, RowStorage, Transaction
+from localq.storage.rows import Order, Row, RowStorage, Transaction
 from localq.storage.sqlite.session import FOREIGN_WAIT_MS, translated
 
 T = TypeVar("T")

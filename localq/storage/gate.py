@@ -86,20 +86,18 @@ class Gate:
         fd = self._fd
         if not self._on_main_thread:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not _locked(fd):
+                    return False, None
                 return True, work(*args)
-            except BlockingIOError:
-                return False, None
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)
         before = pthread_sigmask(signal.SIG_BLOCK, ())
         try:
             try:
                 pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not _locked(fd):
+                    return False, None
                 return True, work(*args)
-            except BlockingIOError:
-                return False, None
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)
         finally:
@@ -108,6 +106,14 @@ class Gate:
     def close(self) -> None:
         """Close the descriptor. In a forked child this leaves the parent's lock alone; LOCK_UN would not."""
         os.close(self._fd)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def holder(path: Path) -> str:

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from localq.message import Claim, Outcome
-from localq.storage.base import OwnerInfo
-from localq.storage.rows import DUE_BELL, Order, RowStorage, Transaction
+from localq.storage.base import DUE_BELL, OwnerInfo
+from localq.storage.rows import Order, RowStorage, Transaction
 
 T = TypeVar("T")
 

@@ -40,7 +40,8 @@ class Owners:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         directory.mkdir(mode=0o700, exist_ok=True)
-        self._mine: set[str] = set()
+        #: What was told of this process's own owners: their files are not opened again, for the lock's sake.
+        self._mine: dict[str, dict[str, object]] = {}
         os.register_at_fork(after_in_child=self._mine.clear)
 
     def enlist(self, about: dict[str, object], journal: bool) -> LockedOwner:
@@ -48,11 +49,12 @@ class Owners:
         name = os.urandom(8).hex()
         path, hidden = self.directory / name, self.directory / f".{name}"
         # Locked under a hidden name first: nobody ever sees a named file that is not locked.
-        make_file(hidden, json.dumps({**identity(), **about}).encode())
+        facts = {**identity(), **about}
+        make_file(hidden, json.dumps(facts).encode())
         fd = open_file(hidden, os.O_RDWR)
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         notes = _make_notes(self.directory / f"{name}.notes") if journal else None
-        self._mine.add(name)
+        self._mine[name] = facts
         os.rename(hidden, path)
         return LockedOwner(self, name, fd, notes)
 
@@ -83,7 +85,7 @@ class Owners:
 
     def _about(self, name: str) -> dict[str, object]:
         if name in self._mine:
-            return identity()
+            return self._mine[name]
         try:
             fd = open_file(self.directory / name, os.O_RDONLY)
         except FileNotFoundError:
@@ -104,7 +106,10 @@ class Owners:
         finally:
             os.close(fd)
         seq, token, mode, used = _SLOT.unpack_from(data)
-        return ((seq, token) if seq else None), mode, _outcomes(data[_SLOT.size : _SLOT.size + used])
+        ended = _outcomes(data[_SLOT.size : _SLOT.size + used])
+        # The slot keeps the last task until the next begins: one whose end was noted is not running.
+        is_running = seq and not (ended and (ended[-1].seq, ended[-1].token) == (seq, token))
+        return ((seq, token) if is_running else None), mode, ended
 
     def retire(self, name: str) -> None:
         """Remove a dead owner's files."""
@@ -147,10 +152,13 @@ class LockedOwner:
             _SLOT.pack_into(self._notes, 0, 0, 0, 0, 0)
 
     def close(self) -> None:
-        self._owners._mine.discard(self.name)
+        if self._owners._mine.pop(self.name, None) is None:
+            return
         if self._notes is not None:
             self._notes.close()
             self._notes = None
+        # Its process may live on: without facts, only the lock says whether an owner does.
+        os.ftruncate(self._fd, 0)
         os.close(self._fd)
 
 

@@ -26,12 +26,10 @@ from localq import clock
 from localq.exceptions import DuplicateTaskId
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record, Turn, Want
 from localq.serialization import checksum
-from localq.states import ENDED, FAILURE, HELD, PENDING, READY, REJECTED, REVOKED, WAITING
+from localq.states import ENDED, FAILURE, GOOD_STATES, HELD, PENDING, READY, WAITING
 from localq.storage.base import Bell, Count, Entry, Estate, Owner, OwnerInfo
 
 T = TypeVar("T")
-#: Served by the bells of those who must know when a message begins to wait for its time.
-DUE_BELL = "@due"
 #: What an index is sorted by; the second number (seq) makes it unique.
 Order = tuple[float, int]
 
@@ -225,9 +223,11 @@ class Transaction:
     def _follow(self, message: Message, outcome: Outcome) -> None:
         """Let those who waited for this message go on, or fail with it."""
         self.replies.add(message.reply_to)
-        if outcome.state in (FAILURE, REVOKED):
+        if outcome.state is None:
+            return
+        if outcome.state not in GOOD_STATES:
             self._fail_behind(message, outcome._replace(state=FAILURE, children=None, worker=None))
-        elif outcome.state not in (None, REJECTED):
+        else:
             for hold in _leads(message):
                 for row in self._rows(hold.key):
                     self._release(row)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from localq import clock
 from localq.message import Want
 from localq.recovery import sweep
-from localq.storage.base import Storage
+from localq.storage.base import DUE_BELL, SYNC_BELL, Storage
 from localq.worker.timer import Timer
 
 logger = logging.getLogger("localq.worker.steward")
@@ -34,8 +34,6 @@ SYNC_S = 0.03
 REST_S = 0.005
 #: How many due times are kept in memory; the others stay in the store's index.
 NEAR = 100
-#: Bells' "queues" of a steward, as the storages ring them.
-BELLS = ("@due", "@sync")
 
 
 class Service(Protocol):
@@ -140,7 +138,7 @@ class Steward:
         self._storage, self._line = storage, line
         self.timer = Timer()
         self._owner = storage.enlist({"kind": "worker", **about}, journal=False)
-        self._bell = storage.bell(BELLS)
+        self._bell = storage.bell((DUE_BELL, SYNC_BELL))
         self.sweeper = Sweeper(storage, self.timer, mine, limit)
         self.services: list[Service] = [Upkeep(storage, self.timer), self.sweeper, Due(storage, self.timer)]
         self.is_stopping = False

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import subprocess
 import sys
-
-import pytest
+from contextlib import contextmanager
 
 from localq import LocalQ, log
 from localq.log import Formatter, TaskFormatter, configure, get_task_logger
 
 
-@pytest.fixture
-def bare_root(monkeypatch):
-    """The root logger as a fresh process has it, and loggers of ours without handlers."""
+@contextmanager
+def bare_root():
+    """The root logger as a fresh process has it; a fixture would be too early, pytest adds handlers after it."""
     root, ours = logging.getLogger(), logging.getLogger("localq.task")
-    level = root.level
-    monkeypatch.setattr(root, "handlers", [])
-    monkeypatch.setattr(ours, "handlers", [])
-    monkeypatch.setattr(ours, "propagate", True)
-    yield root
-    root.setLevel(level)
-
-
-@pytest.fixture
-def stderr(monkeypatch):
-    text = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", text)
-    return text
+    before = root.handlers, root.level, ours.handlers, ours.propagate
+    root.handlers, ours.handlers, ours.propagate = [], [], True
+    try:
+        yield root
+    finally:
+        root.handlers, _, ours.handlers, ours.propagate = before
+        root.setLevel(before[1])
 
 
 def line(formatter, level=logging.INFO, text="hello"):
@@ -48,47 +40,55 @@ def test_importing_and_enqueueing_configure_no_logging(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_worker_writes_celerys_lines_to_standard_error(bare_root, stderr):
-    configure(logging.INFO, "[%(levelname)s/%(processName)s] %(message)s", "%(task_name)s", None, True)
-    logging.getLogger("anything").info("hello")
-    assert stderr.getvalue() == "[INFO/MainProcess] hello\n"
+def test_a_worker_writes_celerys_lines_to_standard_error(capsys):
+    with bare_root() as root:
+        configure(logging.INFO, "[%(levelname)s/%(processName)s] %(message)s", "%(task_name)s", None, True)
+        logging.getLogger("anything").info("hello")
+        text = capsys.readouterr().err
+        assert text == "[INFO/MainProcess] hello\n"
 
 
-def test_a_users_own_handler_is_left_alone(bare_root, stderr):
-    own = logging.NullHandler()
-    bare_root.addHandler(own)
-    configure(logging.DEBUG, "%(message)s", "%(message)s", None, True)
-    assert bare_root.handlers == [own]
-    assert logging.getLogger("localq.task").handlers == []
+def test_a_users_own_handler_is_left_alone():
+    with bare_root() as root:
+        own = logging.NullHandler()
+        root.addHandler(own)
+        configure(logging.DEBUG, "%(message)s", "%(message)s", None, True)
+        assert root.handlers == [own]
+        assert logging.getLogger("localq.task").handlers == []
 
 
-def test_hijacking_can_be_switched_off(bare_root, stderr):
-    configure(logging.DEBUG, "%(message)s", "%(message)s", None, False)
-    assert bare_root.handlers == []
+def test_hijacking_can_be_switched_off():
+    with bare_root() as root:
+        configure(logging.DEBUG, "%(message)s", "%(message)s", None, False)
+        assert root.handlers == []
 
 
-def test_configuring_twice_writes_each_line_once(bare_root, stderr):
-    for _ in range(2):
-        configure(logging.INFO, "%(message)s", "%(message)s", None, True)
-    logging.getLogger("anything").info("once")
-    get_task_logger("my.tasks").info("task line")
-    assert stderr.getvalue().count("once") == 1
-    assert stderr.getvalue().count("task line") == 1
+def test_configuring_twice_writes_each_line_once(capsys):
+    with bare_root() as root:
+        for _ in range(2):
+            configure(logging.INFO, "%(message)s", "%(message)s", None, True)
+        logging.getLogger("anything").info("once")
+        get_task_logger("my.tasks").info("task line")
+        text = capsys.readouterr().err
+        assert text.count("once") == 1
+        assert text.count("task line") == 1
 
 
-def test_a_task_logger_tells_which_task_writes(bare_root, stderr):
-    app = LocalQ("proj", store="memory:", set_as_current=False)
-    configure(logging.INFO, "%(message)s", "%(task_name)s[%(task_id)s]: %(message)s", None, True)
-    logger = get_task_logger("my.tasks")
+def test_a_task_logger_tells_which_task_writes(capsys):
+    with bare_root() as root:
+        app = LocalQ("proj", store="memory:", set_as_current=False)
+        configure(logging.INFO, "%(message)s", "%(task_name)s[%(task_id)s]: %(message)s", None, True)
+        logger = get_task_logger("my.tasks")
 
-    @app.task(name="proj.talk")
-    def talk():
-        logger.info("inside")
+        @app.task(name="proj.talk")
+        def talk():
+            logger.info("inside")
 
-    id = talk.apply().id
-    logger.info("outside")
-    assert f"proj.talk[{id}]: inside\n" in stderr.getvalue()
-    assert "???[???]: outside\n" in stderr.getvalue()
+        id = talk.apply().id
+        logger.info("outside")
+        text = capsys.readouterr().err
+        assert f"proj.talk[{id}]: inside\n" in text
+        assert "???[???]: outside\n" in text
 
 
 def test_a_task_logger_below_another_keeps_its_parent():

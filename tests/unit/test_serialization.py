@@ -127,7 +127,7 @@ def test_each_type_comes_back(value):
 
 
 def test_a_tuple_becomes_a_list_and_a_key_becomes_text():
-    assert back({1: (1, (2, 3)), None: 4, True: 5}) == {"1": [1, [2, 3]], "null": 4, "true": 5}
+    assert back({1: (1, (2, 3)), None: 4, False: 5}) == {"1": [1, [2, 3]], "null": 4, "false": 5}
 
 
 def test_keys_become_text_in_a_dict_that_looks_like_a_mark_too():
@@ -291,7 +291,7 @@ class Demanding(Exception):
         super().__init__(f"{code}: {reason}")
 
 
-args_of = st.lists(scalars.filter(lambda v: v == v and not isinstance(v, Decimal)), max_size=3)
+args_of = st.lists(scalars.filter(lambda v: not isinstance(v, Decimal | float)), max_size=3)
 
 
 @given(args_of)

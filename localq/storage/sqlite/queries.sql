@@ -31,14 +31,17 @@ returning seq, token, redeliveries,
 select * from (select seq, priority from messages where place = 'ready' and queue = ? order by priority, seq limit ?)
 
 -- name: settle
--- Attempts that ended. Fenced: a claim that was given to somebody else since, or has ended, matches nothing.
+-- Attempts that ended; one without a state (Ignore) leaves state and result as they are. Fenced: a claim that was given to somebody else since, or has ended, matches nothing.
 -- The columns of a VALUES have no names but these.
 update messages set
-    place = 'ended', hold = null, state = coalesce(o.column3, state), result = o.column4, result_type = o.column5,
-    result_checksum = o.column6, traceback = o.column7, children = o.column8, worker = o.column9, ended_at = o.column10
+    place = 'ended', hold = null, state = coalesce(o.column3, state),
+    result = iif(o.column3 is null, result, o.column4), result_type = iif(o.column3 is null, result_type, o.column5),
+    result_checksum = iif(o.column3 is null, result_checksum, o.column6),
+    traceback = iif(o.column3 is null, traceback, o.column7),
+    children = o.column8, worker = coalesce(o.column9, worker), ended_at = o.column10
 from (values {rows}) as o
 where messages.seq = o.column1 and messages.token = o.column2 and messages.place = 'held'
-returning messages.seq;
+returning messages.seq, messages.token;
 
 -- name: give_back
 -- An attempt that did not happen, or may happen again: the same place in the order.

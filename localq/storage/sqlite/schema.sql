@@ -28,7 +28,9 @@ create table messages (
     leads          integer not null,             -- 1: others wait for id, 2: others wait for group_id
     place          text    not null check (place in ('ready', 'waiting', 'held', 'ended')),
     hold           text,                         -- who or what holds it: owner:<name>, after:<id>
-    token          integer not null default 0,   -- claims so far; only the newest may settle
+    -- Rises with every claim; only the newest may settle. It begins anywhere, because the seq of a forgotten
+    -- message may be given again, and a late outcome must not fit the new one.
+    token          integer not null default (random() & 0x7fffffff),
     redeliveries   integer not null default 0,   -- attempts that died
     state          text    not null default 'PENDING',
     result         blob,

@@ -19,31 +19,23 @@ from typing import Any, TypeVar
 
 from localq import clock, states
 from localq.exceptions import DuplicateTaskId, StoreReplaced
-from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record, Turn, Want
-from localq.serialization import checksum
+from localq.message import Claim, Message, Outcome, Record, Turn, Want
 from localq.storage import place
-from localq.storage.base import Bell, Count, Entry, Estate, OwnerInfo
+from localq.storage.base import DUE_BELL, Bell, Count, Entry, Estate, OwnerInfo
 from localq.storage.bells import Bells
 from localq.storage.owners import LockedOwner, Owners
 from localq.storage.sqlite.queries import claim as claim_query
 from localq.storage.sqlite.queries import query, with_rows
 from localq.storage.sqlite.session import Gone, Session
+from localq.storage.sqlite.settlement import MESSAGE_COLUMNS, Settlement, chunks, place_of
 from localq.storage.sqlite.sync import Syncer
 
 T = TypeVar("T")
 
-#: Rows of one bulk statement, largest first: five texts serve every number of rows.
-CHUNKS = (64, 16, 4, 1)
-_MESSAGE_COLUMNS = len(Message._fields) + 2
-_SETTLE_COLUMNS = 10
-#: The "queue" of those who must know when a message starts to wait for its time.
-DUE_BELL = "@due"
 #: Seconds between two looks for bells whose owners are gone.
 BELL_SWEEP_S = 60.0
 #: Bytes of WAL after which a steward checkpoints.
 STEWARD_WAL_LIMIT = 4 * 1024 * 1024
-
-_GOOD_ENDS = frozenset({states.SUCCESS, states.IGNORED})
 
 
 class SqliteStorage:
@@ -140,13 +132,13 @@ class SqliteStorage:
 
     def put(self, messages: Sequence[Message]) -> None:
         now = clock.now()
-        rows = [(*message, *_place(message, now)) for message in messages]
+        rows = [(*message, *place_of(message, now)) for message in messages]
         slots = self._write(lambda session: session.write(self._put_one, session, rows[0])
                             if len(rows) == 1 else session.transact(self._put_all, session, rows))  # fmt: skip
         self._bells.ring(slots)
 
     def _put_one(self, session: Session, row: tuple[Any, ...]) -> list[int]:
-        if not session.execute(with_rows("put", 1, _MESSAGE_COLUMNS), row).rowcount:
+        if not session.execute(with_rows("put", 1, MESSAGE_COLUMNS), row).rowcount:
             _check_twin(session, row)
             return []
         if row[-2] == states.READY:
@@ -157,8 +149,8 @@ class SqliteStorage:
         return []
 
     def _put_all(self, session: Session, rows: list[tuple[Any, ...]]) -> list[int]:
-        for chunk in _chunks(rows):
-            sql = with_rows("put", len(chunk), _MESSAGE_COLUMNS)
+        for chunk in chunks(rows):
+            sql = with_rows("put", len(chunk), MESSAGE_COLUMNS)
             if session.execute(sql, [value for row in chunk for value in row]).rowcount < len(chunk):
                 for row in chunk:
                     _check_twin(session, row)
@@ -179,26 +171,31 @@ class SqliteStorage:
             # Nothing to settle and nothing due: one statement is the whole transaction.
             claims = self._write(lambda session: session.write(_claim, session, asked))
             return Turn(claims, [])
-        turn, slots = self._write(lambda session: session.write(self._settle_gated, session, outcomes, asked))
+        self._session()
+        settlement = Settlement(asked.now, self._bells.note_due)
+        turn, slots = self._write(
+            lambda session: session.write(self._settle_gated, session, settlement, outcomes, asked)
+        )
         self._bells.ring(slots)
-        if outcomes:
-            stale = {outcome.seq for outcome in turn.stale}
-            self._bells.ring_replies({o.reply_to for o in outcomes if o.seq not in stale})
+        if settlement.replies:
+            self._bells.ring_replies(settlement.replies)
         return turn
 
-    def _settle_gated(self, session: Session, outcomes: Sequence[Outcome], want: Want) -> tuple[Turn, list[int]]:
-        turn, ready, due = session.transaction(self._settle_all, session, outcomes, want)
+    def _settle_gated(
+        self, session: Session, settlement: Settlement, outcomes: Sequence[Outcome], want: Want
+    ) -> tuple[Turn, list[int]]:
+        turn, due = session.transaction(self._settle_all, session, settlement, outcomes, want)
         if due is not None:
             # After the commit: a death before it must not leave the board more hopeful than the store.
             self._bells.set_next_due(due)
-        return turn, self._wake(ready)
+        return turn, self._wake(settlement.ready)
 
     def _settle_all(
-        self, session: Session, outcomes: Sequence[Outcome], want: Want
-    ) -> tuple[Turn, Counter[str], float | None]:
-        ready: Counter[str] = Counter()
+        self, session: Session, settlement: Settlement, outcomes: Sequence[Outcome], want: Want
+    ) -> tuple[Turn, float | None]:
         due = None
-        stale = _Settlement(session, want.now, ready, self._bells).apply(outcomes) if outcomes else []
+        stale = settlement.apply(session.execute, outcomes) if outcomes else []
+        ready = settlement.ready
         if not want.limit or not 0 < want.now < self._bells.next_due():
             due = self._promote(session, want.now, ready)
         claims = _claim(session, want) if want.limit else []
@@ -206,7 +203,7 @@ class SqliteStorage:
         for claim in claims:
             if ready[claim.message.queue] > 0:
                 ready[claim.message.queue] -= 1
-        return Turn(claims, stale), ready, due
+        return Turn(claims, stale), due
 
     def _board_due(self) -> float:
         self._session()
@@ -313,24 +310,6 @@ class _Guard:
             store.release(self._session)
 
 
-def _place(message: Message, now: float) -> tuple[str, str | None]:
-    """Where a new message goes, and what holds it there."""
-    if message.waits_for:
-        return states.HELD, f"after:{message.after}"
-    if message.visible_at is not None and message.visible_at > now:
-        return states.WAITING, None
-    return states.READY, None
-
-
-def _chunks(rows: Sequence[T]) -> list[Sequence[T]]:
-    found, at = [], 0
-    for size in CHUNKS:
-        while len(rows) - at >= size:
-            found.append(rows[at : at + size])
-            at += size
-    return found
-
-
 def _check_twin(session: Session, row: tuple[Any, ...]) -> None:
     id, name, body, total = row[0], row[1], row[2], row[8]
     same = session.execute(query("twin"), (name, total, body, id)).fetchone()
@@ -346,6 +325,8 @@ def _claimed(row: tuple[Any, ...]) -> Claim:
 
 
 def _claim(session: Session, want: Want) -> list[Claim]:
+    if not want.queues:
+        return []
     values = [f"owner:{want.owner}"]
     for queue in want.queues:
         values += (queue, want.limit)  # type: ignore[arg-type]
@@ -354,106 +335,6 @@ def _claim(session: Session, want: Want) -> list[Claim]:
     # RETURNING promises no order.
     rows.sort(key=lambda row: (row[7], row[0]))
     return [_claimed(row) for row in rows]
-
-
-class _Settlement:
-    """The outcomes of one `settle`, being written inside its transaction.
-
-    Args:
-        ready: counts, by queue, the messages that became ready.
-    """
-
-    def __init__(self, session: Session, now: float, ready: Counter[str], bells: Bells) -> None:
-        self.execute, self.now, self.ready, self._bells = session.execute, now, ready, bells
-
-    def apply(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Write outcomes; return those whose claim was stale."""
-        ended = [outcome for outcome in outcomes if outcome.ended]
-        fresh = self._end(ended)
-        for outcome in outcomes:
-            if not outcome.ended and (self._again(outcome) if outcome.again else self._give_back(outcome)):
-                fresh.add(outcome.seq)
-        for outcome in outcomes:
-            if outcome.seq in fresh and (outcome.leads or outcome.sends):
-                self._follow(outcome)
-        return [outcome for outcome in outcomes if outcome.seq not in fresh] if len(fresh) < len(outcomes) else []
-
-    def _end(self, outcomes: Sequence[Outcome]) -> set[int]:
-        fresh: set[int] = set()
-        for chunk in _chunks(outcomes):
-            values: list[Any] = []
-            for o in chunk:
-                values += (o.seq, o.token, o.state, o.result, o.content_type, o.checksum, o.traceback, o.children,
-                           o.worker, o.ended_at)  # fmt: skip
-            rows = self.execute(with_rows("settle", len(chunk), _SETTLE_COLUMNS), values).fetchall()
-            fresh.update(seq for (seq,) in rows)
-        return fresh
-
-    def _give_back(self, o: Outcome) -> bool:
-        rows = self.execute(query("give_back"), (o.charged, o.seq, o.token)).fetchall()
-        self.ready.update(queue for (queue,) in rows)
-        return bool(rows)
-
-    def _again(self, o: Outcome) -> bool:
-        m = o.again
-        assert m is not None
-        where, _ = _place(m, self.now)
-        rows = self.execute(query("again"), (
-            where, o.state, o.result, o.content_type, o.checksum, o.traceback, o.worker, m.name, m.body, m.queue,
-            m.priority, m.content_type, m.checksum, m.headers, m.retries, m.visible_at, m.expires_at, o.charged,
-            o.seq, o.token,
-        )).fetchall()  # fmt: skip
-        if where == states.READY:
-            self.ready.update(queue for (queue,) in rows)
-        elif rows and m.visible_at is not None:
-            self._waits(m.visible_at)
-        return bool(rows)
-
-    def _waits(self, visible_at: Any) -> None:
-        self._bells.note_due(visible_at)
-        self.ready[DUE_BELL] += 64
-
-    def _follow(self, o: Outcome) -> None:
-        """Do what an end means to others: send, let the waiting go on, or let them fail with it."""
-        for chunk in _chunks([(*sent, *_place(sent, self.now)) for sent in o.sends]):
-            sql = with_rows("put", len(chunk), _MESSAGE_COLUMNS)
-            self.execute(sql, [value for row in chunk for value in row])
-            self.ready.update(row[3] for row in chunk if row[-2] == states.READY)
-            for row in chunk:
-                if row[-2] == states.WAITING:
-                    self._waits(row[14])
-        if not o.ended or not o.leads:
-            return
-        if o.state in _GOOD_ENDS:
-            for key in _keys(o.id, o.group_id, o.leads):
-                self._progress(key)
-        elif o.state is not None:
-            self._fail_followers(o)
-
-    def _progress(self, key: str) -> None:
-        for seq, waits_for in self.execute(query("progress"), (key,)).fetchall():
-            if waits_for <= 0:
-                for queue, where, visible_at in self.execute(query("release"), (self.now, seq)).fetchall():
-                    if where == states.READY:
-                        self.ready[queue] += 1
-                    else:
-                        self._waits(visible_at)
-
-    def _fail_followers(self, o: Outcome) -> None:
-        own = (o.result, o.content_type, o.checksum, o.traceback)
-        group = own
-        if o.group_failure is not None:
-            group = (o.group_failure, "application/json", checksum(o.group_failure), o.traceback)
-        left = [(f"after:{o.id}", own), (f"after:{o.group_id}", group)]
-        while left:
-            key, failure = left.pop()
-            rows = self.execute(query("fail_followers"), (*failure, o.ended_at, key)).fetchall()
-            left += [(each, failure) for id, group_id, leads, _ in rows for each in _keys(id, group_id, leads)]
-
-
-def _keys(id: str, group_id: str | None, leads: int) -> list[str]:
-    keys = [f"after:{id}"] if leads & LEADS_BY_ID else []
-    return [*keys, f"after:{group_id}"] if leads & LEADS_BY_GROUP else keys
 
 
 def _write_entry(session: Session, key: str, value: str | None, expected: str | None, expires_at: float | None) -> bool:

@@ -18,14 +18,13 @@ import threading
 import time
 from collections.abc import Callable
 
+from localq.storage.base import SYNC_BELL
 from localq.storage.bells import Bells
 
 #: Seconds within which a standard write is on the disk.
 WINDOW_S = 0.05
 #: How long the first writer waits for others to share its sync with; the rest is for the sync.
 DELAY_S = 0.035
-#: The "queue" that a steward's bell serves to be asked for a sync.
-SYNC_BELL = "@sync"
 
 _sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 

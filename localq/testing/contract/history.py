@@ -45,7 +45,8 @@ class Item:
     seq: int
     place: str = READY
     hold: str | None = None
-    token: int = 0
+    #: Where it begins is the storage's choice; from there it rises by one a claim.
+    token: int | None = None
     redeliveries: int = 0
     state: str = PENDING
     result: bytes | None = None
@@ -71,15 +72,19 @@ class Model:
             else:
                 item.open(now)
 
-    def claim(self, want: Want) -> list[tuple[str, int, int]]:
+    def claim(self, want: Want, claims: list[Claim]) -> list[tuple[str, int, int]]:
         for item in self.items.values():
             if item.place == WAITING and (item.message.visible_at or 0) <= want.now:
                 item.open(want.now)
         ready = [item for item in self.items.values() if item.place == READY and item.message.queue in want.queues]
         ready.sort(key=lambda item: (item.message.priority, item.seq))
+        begun = {claim.message.id: claim.token for claim in claims}
+        expected = []
         for item in ready[: want.limit]:
-            item.place, item.hold, item.token = HELD, f"owner:{want.owner}", item.token + 1
-        return [(item.message.id, item.token, item.redeliveries) for item in ready[: want.limit]]
+            token = begun.get(item.message.id, 0) if item.token is None else item.token + 1
+            item.place, item.hold, item.token = HELD, f"owner:{want.owner}", token
+            expected.append((item.message.id, token, item.redeliveries))
+        return expected
 
     def settle(self, outcome: Outcome, now: float) -> bool:
         if not self.is_claimed(outcome.id, outcome.token):
@@ -231,7 +236,7 @@ class History(RuleBasedStateMachine):
         turn = self.storage.settle(outcomes, want)
         assert turn.stale == [each for each in outcomes if not self.model.settle(each, self.clock.now())]
         claimed = [(claim.message.id, claim.token, claim.redeliveries) for claim in turn.claims]
-        assert claimed == self.model.claim(want)
+        assert claimed == self.model.claim(want, turn.claims)
         return turn.claims
 
     @invariant()

@@ -1,0 +1,161 @@
+"""What outcomes do to the messages of a store, inside the transaction that settles them.
+
+An end is written, its claim freed, whatever it sends put, and whoever waited for it goes on or fails with
+it. Fenced by token: of an outcome that comes too late, nothing is written. Must not claim, and must not
+ring; it says who should be rung.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from localq import states
+from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Message, Outcome
+from localq.serialization import checksum
+from localq.storage.base import DUE_BELL
+from localq.storage.sqlite.queries import query, with_rows
+
+T = TypeVar("T")
+
+#: Rows of one bulk statement, largest first: four texts serve every number of rows.
+CHUNKS = (64, 16, 4, 1)
+#: Columns of a put: a message's, its place and what holds it there.
+MESSAGE_COLUMNS = len(Message._fields) + 2
+_SETTLE_COLUMNS = 10
+
+
+class Settlement:
+    """The outcomes of one `settle`, written inside its transaction.
+
+    Args:
+        now: the wall time that decides what waits.
+        note_due: told of every time that a message begins to wait for.
+
+    Attributes:
+        ready: by queue, how many messages became ready.
+        replies: whose bells are to be rung.
+    """
+
+    def __init__(self, now: float, note_due: Callable[[float], None]) -> None:
+        self.now, self._note_due = now, note_due
+        self.ready: Counter[str] = Counter()
+        self.replies: set[str | None] = set()
+
+    def apply(self, execute: Callable[..., Any], outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Write outcomes; return those whose claim was stale."""
+        self.execute = execute
+        open_ones = self._end([outcome for outcome in outcomes if outcome.ended])
+        stale = []
+        for outcome in outcomes:
+            key = (outcome.seq, outcome.token)
+            if not self._is_written(outcome, key in open_ones):
+                stale.append(outcome)
+                continue
+            open_ones.discard(key)  # the same outcome once more in the same settle is stale
+            self.replies.add(outcome.reply_to)
+            if outcome.leads or outcome.sends:
+                self._follow(outcome)
+        return stale
+
+    def _is_written(self, outcome: Outcome, has_ended: bool) -> bool:
+        if outcome.ended:
+            return has_ended
+        return self._again(outcome) if outcome.again else self._give_back(outcome)
+
+    def _end(self, outcomes: Sequence[Outcome]) -> set[tuple[int, int]]:
+        fresh: set[tuple[int, int]] = set()
+        for chunk in chunks(outcomes):
+            values: list[Any] = []
+            for o in chunk:
+                values += (o.seq, o.token, o.state, o.result, o.content_type, o.checksum, o.traceback, o.children,
+                           o.worker, o.ended_at)  # fmt: skip
+            fresh.update(self.execute(with_rows("settle", len(chunk), _SETTLE_COLUMNS), values).fetchall())
+        return fresh
+
+    def _give_back(self, o: Outcome) -> bool:
+        rows = self.execute(query("give_back"), (o.charged, o.seq, o.token)).fetchall()
+        self.ready.update(queue for (queue,) in rows)
+        return bool(rows)
+
+    def _again(self, o: Outcome) -> bool:
+        m = o.again
+        assert m is not None
+        where, _ = place_of(m, self.now)
+        rows = self.execute(query("again"), (
+            where, o.state, o.result, o.content_type, o.checksum, o.traceback, o.worker, m.name, m.body, m.queue,
+            m.priority, m.content_type, m.checksum, m.headers, m.retries, m.visible_at, m.expires_at, o.charged,
+            o.seq, o.token,
+        )).fetchall()  # fmt: skip
+        if where == states.READY:
+            self.ready.update(queue for (queue,) in rows)
+        elif rows and m.visible_at is not None:
+            self._waits(m.visible_at)
+        return bool(rows)
+
+    def _waits(self, visible_at: Any) -> None:
+        self._note_due(visible_at)
+        self.ready[DUE_BELL] += 64
+
+    def _follow(self, o: Outcome) -> None:
+        """Do what an end means to others: send, let the waiting go on, or let them fail with it."""
+        for chunk in chunks([(*sent, *place_of(sent, self.now)) for sent in o.sends]):
+            sql = with_rows("put", len(chunk), MESSAGE_COLUMNS)
+            self.execute(sql, [value for row in chunk for value in row])
+            self.ready.update(row[3] for row in chunk if row[-2] == states.READY)
+            for row in chunk:
+                if row[-2] == states.WAITING:
+                    self._waits(row[14])
+        if not o.ended or not o.leads:
+            return
+        if o.state in states.GOOD_STATES:
+            for key in _keys(o.id, o.group_id, o.leads):
+                self._progress(key)
+        elif o.state is not None:
+            self._fail_followers(o)
+
+    def _progress(self, key: str) -> None:
+        for seq, waits_for in self.execute(query("progress"), (key,)).fetchall():
+            if waits_for <= 0:
+                for queue, where, visible_at in self.execute(query("release"), (self.now, seq)).fetchall():
+                    if where == states.READY:
+                        self.ready[queue] += 1
+                    else:
+                        self._waits(visible_at)
+
+    def _fail_followers(self, o: Outcome) -> None:
+        own = (o.result, o.content_type, o.checksum, o.traceback)
+        group = own
+        if o.group_failure is not None:
+            group = (o.group_failure, "application/json", checksum(o.group_failure), o.traceback)
+        left = [(f"after:{o.id}", own), (f"after:{o.group_id}", group)]
+        while left:
+            key, failure = left.pop()
+            rows = self.execute(query("fail_followers"), (*failure, o.ended_at, key)).fetchall()
+            left += [(each, failure) for id, group_id, leads, _ in rows for each in _keys(id, group_id, leads)]
+            self.replies.update(reply_to for _, _, _, reply_to in rows)
+
+
+def _keys(id: str, group_id: str | None, leads: int) -> list[str]:
+    keys = [f"after:{id}"] if leads & LEADS_BY_ID else []
+    return [*keys, f"after:{group_id}"] if leads & LEADS_BY_GROUP else keys
+
+
+def place_of(message: Message, now: float) -> tuple[str, str | None]:
+    """Say where a new message goes, and what holds it there."""
+    if message.waits_for:
+        return states.HELD, f"after:{message.after}"
+    if message.visible_at is not None and message.visible_at > now:
+        return states.WAITING, None
+    return states.READY, None
+
+
+def chunks(rows: Sequence[T]) -> list[Sequence[T]]:
+    """Cut rows into pieces of the sizes in CHUNKS."""
+    found, at = [], 0
+    for size in CHUNKS:
+        while len(rows) - at >= size:
+            found.append(rows[at : at + size])
+            at += size
+    return found
