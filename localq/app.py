@@ -13,28 +13,27 @@ Must not run tasks in any other way than the executor, nor write to the store ot
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
-import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
-from localq import canvas, states
+from localq import canvas
+from localq.backend import Backend
 from localq.config import Settings
 from localq.context import apps
-from localq.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, ImproperlyConfigured, NotRegistered
-from localq.executor import Executor
-from localq.message import Claim, Message, Outcome, Record
+from localq.eager import Eager
+from localq.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, NotRegistered
+from localq.message import Message
 from localq.publisher import NOT_YET, Publisher, check_options, warn_not_yet
 from localq.registry import nearest
-from localq.result import AsyncResult, EagerResult, GroupResult, value_of
-from localq.storage import open_storage
-from localq.storage.base import Bell, Storage
-from localq.storage.location import Location, is_foreign, locate, parse
+from localq.result import AsyncResult, EagerResult, GroupResult
+from localq.storage.base import Storage
 from localq.task import Task as BaseTask
 
 logger = logging.getLogger("localq.app")
@@ -122,10 +121,7 @@ class LocalQ:
         if task_cls is not None:
             self.Task = task_cls
         self.tasks = TaskRegistry()
-        self._given = store
-        self._asked = (broker, backend)
-        self._location: Location | None = None
-        self._storage: Storage | None = None
+        self.backend = Backend(self.conf, main, self.made_by, store, (broker, backend))
         self._start_afresh()
         _register_builtins(self)
         if set_as_current:
@@ -140,76 +136,24 @@ class LocalQ:
 
     def _start_afresh(self) -> None:
         """Have an identity of this process's own: at the start, and in a forked child."""
-        self.oid = os.urandom(16).hex()
-        self._opening = threading.Lock()
-        self._threads = threading.local()
-        self.publisher = Publisher(self.conf, lambda: self.storage, self.oid)
+        self.backend.start_afresh()
+        self.publisher = Publisher(self.conf, self.backend.oid)
 
     # -- The store -------------------------------------------------------------------------------
 
     @property
-    def location(self) -> Location:
-        """Where the store is; decided at the first use."""
-        if self._location is None:
-            given = self._given
-            for url in (*self._asked, self.conf.get("broker_url"), self.conf.get("result_backend")):
-                if url and is_foreign(url):
-                    self._foreign = url
-                elif url and given is None:
-                    given = url
-            self._location = found = locate(given, self.made_by, self.main)
-            if found.note:
-                logger.warning("%s", found.note)
-            if getattr(self, "_foreign", None):
-                logger.warning("%s is ignored: localq keeps its work in %s", self._foreign.split("@")[-1], found.path)
-        return self._location
-
-    def use_store(self, given: str | os.PathLike[str]) -> None:
-        """Use another store from now on; relative means to the current directory.
-
-        Raises:
-            ImproperlyConfigured: it names a broker of another system.
-        """
-        if is_foreign(os.fspath(given)):
-            raise ImproperlyConfigured(f"{given} is not a store: localq has no broker; give a directory")
-        self.close()
-        self._location = parse(given, Path.cwd())
-
-    @property
     def storage(self) -> Storage:
         """The store, opened now if it is not open."""
-        if self._storage is None:
-            with self._opening:
-                if self._storage is None:
-                    found = self.location
-                    self._storage = open_storage(found.scheme, found.path, self.conf.store_durability)
-        return self._storage
-
-    def bell(self, own: bool) -> Bell:
-        """Return this thread's bell: for results of this process's own calls, or of anybody's."""
-        try:
-            bells: _ThreadBells = self._threads.bells
-        except AttributeError:
-            bells = self._threads.bells = _ThreadBells()
-        return bells.get(self.storage, self.oid if own else "*")
+        return self.backend.storage
 
     @property
-    def storage_url(self) -> str:
-        """The store as a URL, without opening it."""
-        found = self.location
-        return f"{found.scheme}:///{found.path}" if found.path else f"{found.scheme}:"
-
-    def worker_hint(self) -> str:
-        """Return the command that starts a worker for this app."""
-        module = Path(self.made_by).stem if self.made_by else "your_module"
-        return f"localq -A {module} worker"
+    def oid(self) -> str:
+        """The name of this process, as messages carry it in `reply_to`."""
+        return self.backend.oid
 
     def close(self) -> None:
         """Let go of the store; the next call opens it again."""
-        if self._storage is not None:
-            self._threads = threading.local()
-            self._storage.close()
-            self._storage = None
+        self.backend.close()
 
     def __enter__(self) -> Self:
         return self
@@ -320,11 +264,15 @@ class LocalQ:
         if options and options.get("link"):
             return self.send(task.signature(args, kwargs, **options))  # type: ignore[no-any-return]
         message = self.publisher.message(task.name, args, kwargs, task.defaults, options)
-        self.publisher.put((message,))
-        return self._handle(message)
+        self.publisher.put(self.backend.storage, (message,))
+        return AsyncResult(
+            message.id, self.backend, message.name, None, None, bool(message.ignore_result), True, message.queue
+        )
 
     def _handle(self, message: Message) -> AsyncResult[Any]:
-        return AsyncResult(message.id, self, None, bool(message.ignore_result), True, message.name, message.queue)
+        return AsyncResult(
+            message.id, self.backend, message.name, None, None, bool(message.ignore_result), True, message.queue
+        )
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult[Any]:
         """Send a call by name; the task need not be registered here."""
@@ -334,7 +282,7 @@ class LocalQ:
         options = {key: value for key, value in options.items() if value is not None}
         defaults = task.defaults if task is not None else BaseTask.defaults
         message = self.publisher.message(name, tuple(args or ()), kwargs or {}, defaults, options)
-        self.publisher.put((message,))
+        self.publisher.put(self.backend.storage, (message,))
         return self._handle(message)
 
     def send(self, signature: canvas.Signature) -> Any:
@@ -342,19 +290,13 @@ class LocalQ:
         if self.conf.task_always_eager:
             return self.apply(signature)
         plan = canvas.Plan(signature)
-        messages = [self._message_of(step) for step in plan.steps]
+        messages = [self.publisher.message_of(step, self._task_named(step.sig.task)) for step in plan.steps]
         if messages:
-            self.publisher.put(messages)
+            self.publisher.put(self.backend.storage, messages)
         return self._result_of(plan.node, {m.id: self._handle(m) for m in messages})
 
-    def _message_of(self, step: canvas.Step) -> Message:
-        sig = step.sig
-        task = self.tasks.get(sig.task) or self.tasks.aliases.get(sig.task)
-        options = {key: value for key, value in sig.options.items() if key not in ("task_id", "link")}
-        if task is not None and task._check is not None and not step.feed:
-            task._check(*sig.args, **sig.kwargs)
-        defaults = task.defaults if task is not None else BaseTask.defaults
-        return self.publisher.message(sig.task, sig.args, sig.kwargs, defaults, options, step)
+    def _task_named(self, name: str) -> BaseTask[..., Any] | None:
+        return self.tasks.get(name) or self.tasks.aliases.get(name)
 
     def _result_of(self, node: canvas.Node, handles: Mapping[str, Any]) -> Any:
         """Build the caller's view of a workflow, from its first part to its last."""
@@ -370,7 +312,7 @@ class LocalQ:
                 found.parent = parent
             else:
                 members = [self._result_of(_cut(member, part.parent), handles) for member in part.members]
-                found = GroupResult(part.id, members, self, parent)
+                found = GroupResult(part.id, members, self.backend, parent)
             parent = found
         return parent
 
@@ -380,64 +322,15 @@ class LocalQ:
         self, task: BaseTask[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any]
     ) -> EagerResult[Any]:
         """Run a call here and now; what `Task.apply` does."""
-        options = dict(options)
-        throw = options.pop("throw", None)
-        links = options.pop("link", None)
-        message = self.publisher.message(task.name, args, kwargs, task.defaults, options)
-        outcome = self._run_eagerly(task, message, ())
-        result = self._eager_result(message, outcome)
-        if result.successful():
-            for link in [links] if isinstance(links, dict) else links or ():
-                self.apply(canvas.signature(link).clone((result.get(),)))
-        if self.conf.task_eager_propagates if throw is None else throw:
-            result.get()
-        return result
-
-    def _run_eagerly(self, task: BaseTask[..., Any], message: Message, fed: tuple[Any, ...]) -> Outcome:
-        executor = Executor(self.conf, message.origin, is_eager=True)
-        while True:
-            outcome = executor.execute(task, Claim(0, 1, 0, message), fed)
-            if outcome.again is None:
-                return outcome
-            message = outcome.again
-
-    def _eager_result(self, message: Message, outcome: Outcome) -> EagerResult[Any]:
-        record = Record(
-            message.id, message.name, outcome.state or states.PENDING, states.ENDED, outcome.result,
-            outcome.content_type, outcome.checksum, outcome.traceback, None, None, outcome.ended_at,
-            message.retries, message.queue, None, None, message.ignore_result, None,
-        )  # fmt: skip
-        return EagerResult(message.id, value_of(record, self.conf), record.state, self, outcome.traceback)
+        return Eager(self.conf, self.tasks).call(self.publisher, task, args, kwargs, options)
 
     def apply(self, signature: canvas.Signature) -> Any:
         """Run a signature here and now, a workflow step by step in the order of its plan."""
         plan = canvas.Plan(signature)
-        done: dict[str, EagerResult[Any]] = {}
-        groups: dict[str, list[EagerResult[Any]]] = {}
-        for step in plan.steps:
-            before = _before(step, done, groups)
-            failed = next((each for each in before if each.failed()), None)
-            if failed is not None:
-                result = EagerResult[Any](step.id, failed.result, failed.state, self, failed.traceback)
-            else:
-                result = self._apply_step(step, before)
-            done[step.id] = result
-            if step.group_id is not None:
-                groups.setdefault(step.group_id, []).append(result)
-        found = self._result_of(plan.node, done)
+        found = self._result_of(plan.node, Eager(self.conf, self.tasks).workflow(self.publisher, plan))
         if self.conf.task_eager_propagates:
             found.get()
         return found
-
-    def _apply_step(self, step: canvas.Step, before: list[EagerResult[Any]]) -> EagerResult[Any]:
-        values = [each.result for each in before]
-        fed: tuple[Any, ...] = ()
-        if step.feed == canvas.RESULT:
-            fed = (values[0],)
-        elif step.feed == canvas.RESULTS:
-            fed = (values,)
-        message = self._message_of(step)
-        return self._eager_result(message, self._run_eagerly(self.tasks[step.sig.task], message, fed))
 
     def retried(
         self, task: BaseTask[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any], when: float
@@ -459,11 +352,11 @@ class LocalQ:
 
     def AsyncResult(self, id: str, **known: Any) -> AsyncResult[Any]:  # noqa: N802 - Celery's name
         """Return a handle on the task with this id."""
-        return AsyncResult(id, self, **known)
+        return AsyncResult(id, self.backend, **known)
 
     def GroupResult(self, id: str, results: Iterable[Any] = (), **known: Any) -> GroupResult:  # noqa: N802
         """Return a handle on a group."""
-        return GroupResult(id, results, self, **known)
+        return GroupResult(id, results, self.backend, **known)
 
     def signature(self, *args: Any, **kwargs: Any) -> Any:
         """Make a signature bound to this app."""
@@ -471,25 +364,6 @@ class LocalQ:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.main or '__main__'} at 0x{id(self):x}>"
-
-
-class _ThreadBells:
-    """The bells of one thread; closed when the thread ends."""
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._bells: dict[str, Bell] = {}
-
-    def get(self, storage: Storage, replies: str) -> Bell:
-        bell = self._bells.get(replies)
-        if bell is None:
-            bell = self._bells[replies] = storage.bell(replies=replies)
-        return bell
-
-    def __del__(self) -> None:
-        if os.getpid() == self._pid:
-            for bell in self._bells.values():
-                bell.close()
 
 
 def shared_task(*args: Any, **options: Any) -> Any:
@@ -583,17 +457,13 @@ def _cut(node: canvas.Node, above: canvas.Node | None) -> canvas.Node:
     return parent
 
 
-def _before(
-    step: canvas.Step, done: Mapping[str, EagerResult[Any]], groups: Mapping[str, list[EagerResult[Any]]]
-) -> list[EagerResult[Any]]:
-    if step.after is None:
-        return []
-    return [done[step.after]] if step.after in done else groups.get(step.after, [])
-
-
 def _without_feed(headers: str | None) -> str | None:
     """A retry already has what it was fed among its arguments."""
-    return headers.replace('"feed":', '"was_fed":') if headers else None
+    found = json.loads(headers) if headers else {}
+    if "feed" not in found:
+        return headers
+    del found["feed"]
+    return json.dumps(found) if found else None
 
 
 def _register_builtins(app: LocalQ) -> None:

@@ -65,7 +65,8 @@ class Signature(dict[str, Any]):
                 subtask_type=self.subtask_type,
                 immutable=immutable,
             )
-        self._app = app if app is not None else getattr(task, "app", None)
+        # A signature's `app` falls back to the current one, which is not its own.
+        self._app = app if app is not None else getattr(task, "_app" if isinstance(task, dict) else "app", None)
 
     # -- Looking at it -------------------------------------------------------------------------
 
@@ -325,8 +326,6 @@ def _with_chords(steps: list[Signature]) -> list[Signature]:
 def _members(tasks: Sequence[Any]) -> list[Signature]:
     if len(tasks) == 1 and not isinstance(tasks[0], dict):
         tasks = list(tasks[0])
-    elif len(tasks) == 1 and isinstance(tasks[0], group):
-        tasks = tasks[0].tasks
     return [signature(each) for each in tasks]
 
 

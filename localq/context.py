@@ -6,7 +6,6 @@ tasks only as objects that somebody else put here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from localq.message import Claim
+from localq.serialization import decode
 
 
 class Context:
@@ -85,7 +85,7 @@ class Context:
 def headers_of(claim: Claim) -> dict[str, Any]:
     """Decode a message's headers."""
     text = claim.message.headers
-    return json.loads(text) if text else {}
+    return decode(text.encode(), "application/json", ("json",)) if text else {}
 
 
 class ClaimContext(Context):

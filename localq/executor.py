@@ -150,7 +150,7 @@ class Executor:
         )  # fmt: skip
 
     def _ended_by(self, task: Any, claim: Claim, exc: Exception, args: Any, kwargs: Any) -> Outcome:
-        if isinstance(exc, Retry):
+        if isinstance(exc, Retry) and exc.sig is not None:
             return self._retry(task, claim, exc, args, kwargs)
         if isinstance(exc, Ignore):
             logger.info("Task %s[%s] ignored", task.name, claim.message.id)

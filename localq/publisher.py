@@ -5,10 +5,9 @@ What a call's options mean is decided here and nowhere else. Must not run tasks,
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -19,7 +18,7 @@ from localq.context import running
 from localq.exceptions import LocalqWarning
 from localq.message import Message, new_id
 from localq.registry import nearest
-from localq.serialization import checksum, encode
+from localq.serialization import checksum, decode, encode
 from localq.storage.base import Storage
 
 #: Everything `apply_async` takes besides args and kwargs, and what it means.
@@ -79,12 +78,11 @@ class Publisher:
     """Builds and puts the messages of one app.
 
     Args:
-        storage: returns the app's store, opened at the first put.
         oid: the name of this process's bell, sent along as `reply_to`.
     """
 
-    def __init__(self, conf: Any, storage: Callable[[], Storage], oid: str) -> None:
-        self._conf, self._storage, self._oid = conf, storage, oid
+    def __init__(self, conf: Any, oid: str) -> None:
+        self._conf, self._oid = conf, oid
         self.origin = f"gen{os.getpid()}@{hostname()}"
         self.set_routes()
 
@@ -136,11 +134,21 @@ class Publisher:
             *((step.after, step.waits_for, step.group_id, step.position, step.leads) if step else ()),
         )  # fmt: skip
 
-    def put(self, messages: Sequence[Message]) -> None:
+    def message_of(self, step: Step, task: Any) -> Message:
+        """Build the message of a workflow's step; `task` is None if nobody here knows it."""
+        sig = step.sig
+        options = {key: value for key, value in sig.options.items() if key not in ("task_id", "link")}
+        if task is None:
+            return self.message(sig.task, sig.args, sig.kwargs, NO_DEFAULTS, options, step)
+        if not step.feed:
+            task.check_arguments(sig.args, sig.kwargs)
+        return self.message(sig.task, sig.args, sig.kwargs, task.defaults, options, step)
+
+    def put(self, storage: Storage, messages: Sequence[Message]) -> None:
         """Put messages into the store, all or none, telling the signals' receivers before and after."""
         if signals.before_task_publish.receivers:
             _tell(signals.before_task_publish, messages)
-        self._storage().put(messages)
+        storage.put(messages)
         if signals.after_task_publish.receivers:
             _tell(signals.after_task_publish, messages)
 
@@ -205,7 +213,7 @@ def warn_not_yet(name: str) -> None:
 
 def _tell(signal: signals.Signal, messages: Sequence[Message]) -> None:
     for m in messages:
-        headers = {**json.loads(m.headers or "{}"), "id": m.id, "task": m.name, "retries": m.retries}
+        headers = {**decode((m.headers or "{}").encode(), "application/json", ("json",)), "id": m.id, "task": m.name, "retries": m.retries}
         signal.send(
             m.name, body=m.body, exchange="", routing_key=m.queue, headers=headers,
             properties={"correlation_id": m.id, "reply_to": m.reply_to, "priority": m.priority},

@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from localq import clock, states
+from localq.backend import Backend
 from localq.context import current_app
 from localq.exceptions import TaskRevokedError, TimeoutError
 from localq.message import Record
 from localq.recovery import sweep
 from localq.serialization import decode, exception_from
-from localq.storage.base import Bell, Storage
+from localq.storage.base import Storage
 
 logger = logging.getLogger("localq.result")
 
@@ -31,49 +32,37 @@ PATIENCE_S = 2.0
 READ_AHEAD = 200
 
 
-class Backend(Protocol):
-    """What a result needs of its app."""
-
-    conf: Any
-    main: str | None
-    oid: str
-
-    @property
-    def storage(self) -> Storage: ...
-
-    def bell(self, own: bool) -> Bell: ...
-
-    def worker_hint(self) -> str: ...
-
-
 class AsyncResult(Generic[R]):
     """The result of one task.
 
     Args:
         id: the task's id.
-        app: whose store to look in.
+        backend: whose store to look in; the current app's if None.
+        task_name, queue: what is known of the task, for as long as the store does not know it.
+        app: the app, instead of its backend.
         parent: the result of the step before it in a chain.
         ignored: the caller knows that no result will be kept.
         own: this process sent the task, so its own bell rings at the end.
     """
 
-    __slots__ = ("_name", "_own", "_queue", "_record", "app", "id", "ignored", "parent")
+    __slots__ = ("_name", "_own", "_queue", "_record", "backend", "id", "ignored", "parent")
 
     def __init__(
         self,
         id: str,
-        app: Backend | None = None,
+        backend: Backend | None = None,
+        task_name: str | None = None,
+        app: Any = None,
         parent: AsyncResult[Any] | GroupResult | None = None,
         ignored: bool = False,
         own: bool = False,
-        name: str | None = None,
         queue: str | None = None,
     ) -> None:
         if not id:
             raise ValueError(f"AsyncResult needs a task's id, got {id!r}")
         self.id, self.parent, self.ignored = id, parent, ignored
-        self.app: Backend = app if app is not None else current_app()
-        self._own, self._name, self._queue = own, name, queue
+        self.backend: Backend = backend if backend is not None else (app or current_app()).backend
+        self._own, self._name, self._queue = own, task_name, queue
         self._record: Record | None = None
 
     # -- How it stands -------------------------------------------------------------------------
@@ -81,7 +70,7 @@ class AsyncResult(Generic[R]):
     def _look(self) -> Record | None:
         """Read the task's record; one that has ended is kept."""
         if self._record is None:
-            found = self.app.storage.records((self.id,)).get(self.id)
+            found = self.backend.storage.records((self.id,)).get(self.id)
             if found is None or not found.ended:
                 return found
             self._record = found
@@ -103,7 +92,7 @@ class AsyncResult(Generic[R]):
     def result(self) -> Any:
         """The value, the exception, a custom state's meta, or None."""
         found = self._look()
-        return None if found is None else value_of(found, self.app.conf)
+        return None if found is None else value_of(found, self.backend.conf)
 
     info = result
 
@@ -196,7 +185,7 @@ class AsyncResult(Generic[R]):
             return
         if timeout is not None and timeout <= 0:
             raise _timed_out(self)
-        Wait(self.app, self._own, timeout, on_interval, self).until(self._look_once)
+        Wait(self.backend, self._own, timeout, on_interval, self).until(self._look_once)
 
     def _look_once(self) -> bool:
         found = self._look()
@@ -216,7 +205,7 @@ class AsyncResult(Generic[R]):
         found = self._look()
         if found is None:
             return None
-        value = value_of(found, self.app.conf)
+        value = value_of(found, self.backend.conf)
         if propagate and found.state in states.PROPAGATE_STATES and isinstance(value, BaseException):
             raise value
         return value
@@ -227,7 +216,7 @@ class AsyncResult(Generic[R]):
         """Drop the result, and those of the steps before it; a task that is still queued runs all the same."""
         node: Any = self
         while node is not None:
-            node.app.storage.forget([node.id] if isinstance(node, AsyncResult) else [r.id for r in node.results])
+            node.backend.storage.forget([node.id] if isinstance(node, AsyncResult) else [r.id for r in node.results])
             node = node.parent
         self._record = None
 
@@ -257,9 +246,13 @@ class EagerResult(AsyncResult[R]):
 
     __slots__ = ("_state", "_traceback", "_value")
 
-    def __init__(self, id: str, value: Any, state: str, app: Backend, traceback: str | None = None) -> None:
-        super().__init__(id, app)
+    def __init__(self, id: str, value: Any, state: str, traceback: str | None = None) -> None:
+        self.id, self.parent, self.ignored, self._own = id, None, False, True
+        self._record = self._name = self._queue = None
         self._value, self._state, self._traceback = value, state, traceback
+
+    def _look(self) -> Record | None:
+        return None  # no store knows it
 
     @property
     def state(self) -> str:
@@ -304,11 +297,12 @@ class GroupResult:
         self,
         id: str,
         results: Iterable[Any],
-        app: Backend | None = None,
+        backend: Backend | None = None,
         parent: AsyncResult[Any] | GroupResult | None = None,
+        app: Any = None,
     ) -> None:
         self.id, self.results, self.parent = id, list(results), parent
-        self.app: Backend = app if app is not None else current_app()
+        self.backend: Backend = backend if backend is not None else (app or current_app()).backend
 
     @property
     def children(self) -> list[Any]:
@@ -317,7 +311,7 @@ class GroupResult:
     def _refresh(self) -> None:
         """Read the members that are not known to have ended, in as few queries as there can be."""
         open_ones = [r for r in self.leaves() if r._record is None and not isinstance(r, EagerResult)]
-        found = self.app.storage.records([r.id for r in open_ones]) if open_ones else {}
+        found = self.backend.storage.records([r.id for r in open_ones]) if open_ones else {}
         for each in open_ones:
             record = found.get(each.id)
             each._record = record if record is not None and record.ended else None
@@ -379,15 +373,15 @@ class GroupResult:
         left = [r for r in self.leaves() if not r.ignored and not isinstance(r, EagerResult)]
         left.reverse()
         own = all(r._own for r in left)
-        look = _Front(self.app.storage, left, propagate)
+        look = _Front(self.backend.storage, left, propagate)
         if not look() and left:
-            Wait(self.app, own, timeout, on_interval, left[-1]).until(look)
+            Wait(self.backend, own, timeout, on_interval, left[-1]).until(look)
 
     def maybe_throw(self, propagate: bool = True, callback: Any = None) -> list[Any]:
         return [r.maybe_throw(propagate) for r in self.results]
 
     def forget(self) -> None:
-        self.app.storage.forget([r.id for r in self.leaves()])
+        self.backend.storage.forget([r.id for r in self.leaves()])
         for each in self.leaves():
             each._record = None
 
@@ -454,13 +448,13 @@ class Wait:
 
     def __init__(
         self,
-        app: Backend,
+        backend: Backend,
         own: bool,
         timeout: float | None,
         on_interval: Callable[[], Any] | None,
         what: AsyncResult[Any],
     ) -> None:
-        self._app, self._own, self._what, self._on_interval = app, own, what, on_interval
+        self._backend, self._own, self._what, self._on_interval = backend, own, what, on_interval
         self._started = clock.monotonic()
         self._deadline = None if timeout is None else self._started + timeout
         self._is_patient = True
@@ -471,7 +465,7 @@ class Wait:
         Raises:
             TimeoutError: the time is over.
         """
-        bell = self._app.bell(self._own)
+        bell = self._backend.bell(self._own)
         pause = FIRST_LOOK_S
         try:
             while True:
@@ -500,13 +494,13 @@ class Wait:
         if clock.monotonic() - self._started < PATIENCE_S or not self._is_patient:
             return
         self._is_patient = False
-        storage = self._app.storage
+        storage = self._backend.storage
         sweep(storage)
         record = storage.records((self._what.id,)).get(self._what.id)
         if record is not None and record.place == states.READY and not _is_served(storage, record.queue):
             logger.warning(
                 "task %s[%s] waits in queue %r of %s and no live worker reads that queue; start one: %s",
-                record.name, record.id, record.queue, storage.url, self._app.worker_hint(),
+                record.name, record.id, record.queue, storage.url, self._backend.worker_hint(),
             )  # fmt: skip
 
 

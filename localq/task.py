@@ -17,7 +17,7 @@ from localq.canvas import Signature
 from localq.context import Context, current_app, entered, request_of
 from localq.exceptions import MaxRetriesExceededError, OperationalError, Retry
 from localq.message import Message
-from localq.publisher import Defaults
+from localq.publisher import Defaults, Publisher
 from localq.result import AsyncResult, EagerResult
 
 P = ParamSpec("P")
@@ -29,6 +29,7 @@ class App(Protocol):
 
     conf: Any
     main: str | None
+    publisher: Publisher
 
     def send_call(
         self, task: Task[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any] | None
@@ -164,6 +165,11 @@ class Task(Generic[P, R]):
         """Run a call here and now, exactly as a worker would, messages and all; return its result."""
         return self.app.apply_call(self, tuple(args or ()), dict(kwargs or {}), options)
 
+    def check_arguments(self, args: Any, kwargs: Any) -> None:
+        """Raise Python's own TypeError if the task cannot be called like this."""
+        if self._check is not None:
+            self._check(*args, **kwargs)
+
     def s(self, *args: Any, **kwargs: Any) -> Signature:
         """Make a signature: a call to be sent later, perhaps with more arguments."""
         return Signature(self, args, kwargs)
@@ -229,7 +235,7 @@ class Task(Generic[P, R]):
     def _next_attempt(self, countdown: float | None, eta: Any) -> float:
         now = clock.now()
         if eta is not None:
-            return float(eta.timestamp())
+            return self.app.publisher.moment(eta, now)
         return now + (self.default_retry_delay if countdown is None else countdown)
 
     def _give_up(self, request: Context, exc: BaseException | None) -> None:

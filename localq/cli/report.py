@@ -22,12 +22,12 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     given = merged(ctx, options)
     app = find_app(given["app_spec"])
     if given["store"]:
-        app.use_store(given["store"])
+        app.backend.use(given["store"])
     lines = [
         f"software -> localq:{__version__} py:{platform.python_version()} sqlite:{sqlite3.sqlite_version}",
         f"platform -> system:{platform.system()} arch:{platform.machine()} kernel:{platform.release()}",
         f"app      -> {app.main or '__main__'} made by {app.made_by or 'no file'}",
-        f"store    -> {app.storage_url} durability:{app.conf.store_durability}",
+        f"store    -> {app.backend.url} durability:{app.conf.store_durability}",
         *(f"            {row}" for row in _contents(app)),
         f"settings -> {app.conf.without_defaults() or 'all defaults'}",
     ]
@@ -35,8 +35,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _contents(app: Any) -> list[str]:
-    path = Path(app.location.path)
-    if app.location.scheme != "sqlite" or not (path / "queue.db").exists():
+    path = Path(app.backend.location.path)
+    if app.backend.location.scheme != "sqlite" or not (path / "queue.db").exists():
         return ["(nothing has been sent yet)"]
     rows = [f"queue {count.queue}: {count.number} {count.place}" for count in app.storage.counts()]
     alive = sum(owner.alive and owner.about.get("kind") == "worker" for owner in app.storage.owners())

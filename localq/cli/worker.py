@@ -54,7 +54,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
                       hint=f"pools: {', '.join(pools.names())}")  # fmt: skip
     app = find_app(given["app_spec"])
     if given["store"]:
-        app.use_store(given["store"])
+        app.backend.use(given["store"])
     if given["no_color"]:
         app.conf.worker_log_color = False
     configure_logging(app, given["loglevel"])

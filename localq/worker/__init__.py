@@ -84,7 +84,7 @@ class Worker:
         Raises:
             ImproperlyConfigured: the pool cannot work with the store.
         """
-        if self.app.location.scheme == "memory" and self.pool != "solo":
+        if self.app.backend.location.scheme == "memory" and self.pool != "solo":
             raise ImproperlyConfigured(
                 f"a memory: store cannot be shared by the processes of the {self.pool} pool; "
                 "use -P solo, or another store"
@@ -107,7 +107,7 @@ class Worker:
                     logger.info("%s: %s", name, fact)
             logger.info("queues: %s", ", ".join(self.queues))
             logger.info("tasks: %s", ", ".join(banner.names(self)))
-        logger.info("Connected to %s", self.app.storage_url)
+        logger.info("Connected to %s", self.app.backend.url)
         logger.info("%s ready.", self.node)
         signals.worker_ready.send(self)
         if self._on_ready is not None:

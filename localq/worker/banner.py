@@ -32,7 +32,7 @@ def facts(worker: Any, version: str) -> dict[str, str]:
         "platform": platform.platform(),
         "now": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S"),
         "app": f"{app.main or '__main__'}:0x{id(app):x}",
-        "store": app.storage_url,
+        "store": app.backend.url,
         "durability": app.conf.store_durability,
         "concurrency": str(worker.concurrency),
         "pool": worker.pool,

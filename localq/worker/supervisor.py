@@ -269,7 +269,7 @@ class Supervisor:
         """Nothing can be kept any more: say so once and stop."""
         if self._exit_code != EX_STORE:
             self._exit_code, self._stopped_by = EX_STORE, int(signal.SIGTERM)
-            self._worker.say_error(f"the store {self._worker.app.location.path} is gone or damaged; stopping")
+            self._worker.say_error(f"the store {self._worker.app.backend.location.path} is gone or damaged; stopping")
             self._signal_children(signal.SIGTERM)
 
     def _tell(self, said: dict[str, Any]) -> None:

@@ -138,21 +138,21 @@ def test_two_origins_have_two_stores_and_one_origin_has_one(tmp_path, monkeypatc
 
 def test_making_an_app_touches_no_disk(tmp_path):
     app = LocalQ("proj", store=tmp_path / "store", set_as_current=False)
-    assert app.storage_url == f"sqlite:///{tmp_path}/store"
+    assert app.backend.url == f"sqlite:///{tmp_path}/store"
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("word", ["broker", "backend", "broker_url", "result_backend"])
 def test_celerys_keywords_may_name_the_store(word, tmp_path):
     app = LocalQ("proj", set_as_current=False, **{word: f"sqlite:///{tmp_path}/store"})
-    assert app.location.path == f"{tmp_path}/store"
+    assert app.backend.location.path == f"{tmp_path}/store"
 
 
 @pytest.mark.parametrize("word", ["broker", "backend", "broker_url", "result_backend"])
 def test_a_foreign_broker_in_code_is_ignored_with_one_warning_that_hides_its_password(word, tmp_path, caplog):
     app = LocalQ("proj", store=tmp_path / "store", set_as_current=False, **{word: "redis://me:secret@host/0"})
-    assert app.location.path == str(tmp_path / "store")
-    assert app.location.path == str(tmp_path / "store")
+    assert app.backend.location.path == str(tmp_path / "store")
+    assert app.backend.location.path == str(tmp_path / "store")
     warnings = [r for r in caplog.records if r.levelname == "WARNING" and "is ignored" in r.getMessage()]
     assert len(warnings) == 1
     assert str(tmp_path / "store") in caplog.text
@@ -162,7 +162,7 @@ def test_a_foreign_broker_in_code_is_ignored_with_one_warning_that_hides_its_pas
 def test_a_foreign_broker_on_the_command_line_is_an_error(tmp_path):
     app = LocalQ("proj", store=tmp_path / "store", set_as_current=False)
     with pytest.raises(ImproperlyConfigured, match="no broker"):
-        app.use_store("redis://host/0")
+        app.backend.use("redis://host/0")
 
 
 def test_the_file_that_made_the_app_is_the_users_not_ours():

@@ -1,0 +1,142 @@
+"""An app's store as the app sees it: where it is, opened at the first use, and this process's bells.
+
+Celery's broker and result backend in one, because here they are one. Must not put, claim or read
+anything itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from localq.exceptions import ImproperlyConfigured
+from localq.storage import open_storage
+from localq.storage.base import Bell, Storage
+from localq.storage.location import Location, is_foreign, locate, parse
+
+logger = logging.getLogger("localq.backend")
+
+
+class Backend:
+    """Where an app's messages and results are.
+
+    Args:
+        conf: the app's settings.
+        app_name: the app's main name.
+        made_by: the file whose code made the app.
+        given: what the app was told; a path, a URL, or None.
+        asked: URLs given in Celery's words (broker, result backend).
+
+    Attributes:
+        storage: the store, opened when it is first asked for. A plain attribute from then on.
+        oid: names this process's bell; sent along as `reply_to`.
+    """
+
+    storage: Storage
+    oid: str
+
+    def __init__(
+        self,
+        conf: Any,
+        app_name: str | None,
+        made_by: str | None,
+        given: str | os.PathLike[str] | None,
+        asked: tuple[str | None, ...],
+    ) -> None:
+        self.conf, self.app_name, self.made_by = conf, app_name, made_by
+        self._given, self._asked = given, asked
+        self._location: Location | None = None
+        self.start_afresh()
+
+    def start_afresh(self) -> None:
+        """Have an identity of this process's own: at the start, and in a forked child."""
+        self.oid = os.urandom(16).hex()
+        self._opening = threading.Lock()
+        self._bells = threading.local()
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "storage":
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        with self._opening:
+            if "storage" not in self.__dict__:
+                found = self.location
+                self.storage = open_storage(found.scheme, found.path, self.conf.store_durability)
+        return self.storage
+
+    @property
+    def location(self) -> Location:
+        """Where the store is; decided at the first use."""
+        if self._location is None:
+            self._location = self._locate()
+        return self._location
+
+    def _locate(self) -> Location:
+        urls = [u for u in (*self._asked, self.conf.get("broker_url"), self.conf.get("result_backend")) if u]
+        ours = next((url for url in urls if not is_foreign(url)), None)
+        found = locate(self._given if self._given is not None else ours, self.made_by, self.app_name)
+        if found.note:
+            logger.warning("%s", found.note)
+        foreign = next((url for url in urls if is_foreign(url)), None)
+        if foreign is not None:
+            # What stands before the @ may be a password.
+            logger.warning("%s is ignored: localq keeps its work in %s", foreign.rpartition("@")[2], found.path)
+        return found
+
+    @property
+    def url(self) -> str:
+        """The store as a URL, without opening it."""
+        found = self.location
+        return f"{found.scheme}:///{found.path}" if found.path else f"{found.scheme}:"
+
+    def use(self, given: str | os.PathLike[str]) -> None:
+        """Use another store from now on; relative means to the current directory.
+
+        Raises:
+            ImproperlyConfigured: it names a broker of another system.
+        """
+        if is_foreign(os.fspath(given)):
+            raise ImproperlyConfigured(f"{given} is not a store: localq has no broker; give a directory")
+        self.close()
+        self._location = parse(given, Path.cwd())
+
+    def bell(self, own: bool) -> Bell:
+        """Return this thread's bell: for results of this process's own calls, or of anybody's."""
+        try:
+            bells: _ThreadBells = self._bells.of_thread
+        except AttributeError:
+            bells = self._bells.of_thread = _ThreadBells()
+        return bells.get(self.storage, self.oid if own else "*")
+
+    def worker_hint(self) -> str:
+        """Return the command that starts a worker for this app."""
+        module = Path(self.made_by).stem if self.made_by else "your_module"
+        return f"localq -A {module} worker"
+
+    def close(self) -> None:
+        """Let go of the store; the next use opens it again."""
+        storage = self.__dict__.pop("storage", None)
+        if storage is not None:
+            self._bells = threading.local()
+            storage.close()
+
+
+class _ThreadBells:
+    """The bells of one thread; closed when the thread ends."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._bells: dict[str, Bell] = {}
+
+    def get(self, storage: Storage, replies: str) -> Bell:
+        bell = self._bells.get(replies)
+        if bell is None:
+            bell = self._bells[replies] = storage.bell(replies=replies)
+        return bell
+
+    def __del__(self) -> None:
+        if os.getpid() == self._pid:
+            for bell in self._bells.values():
+                bell.close()

@@ -1,0 +1,93 @@
+"""Runs calls and workflows here and now, with no store: the same messages, the same executor.
+
+A call is encoded, decoded and run exactly as a worker would run it, so that a test that passes here does
+not lie. Retries follow at once; what waits for others runs in the order of its plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from localq import states
+from localq.canvas import RESULT, RESULTS, Plan, Step, signature
+from localq.executor import Executor
+from localq.message import Claim, Message, Outcome, Record
+from localq.publisher import Publisher
+from localq.result import EagerResult, value_of
+
+
+class Eager:
+    """Runs one app's tasks here and now.
+
+    Args:
+        conf: the app's settings.
+        tasks: the app's tasks by name.
+    """
+
+    def __init__(self, conf: Any, tasks: Mapping[str, Any]) -> None:
+        self._conf, self._tasks = conf, tasks
+
+    def call(
+        self, publisher: Publisher, task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]
+    ) -> EagerResult[Any]:
+        """Run one call; `throw` among the options raises its exception here."""
+        options = dict(options)
+        throw = options.pop("throw", None)
+        links = options.pop("link", None)
+        result = self._run(task, publisher.message(task.name, args, kwargs, task.defaults, options), ())
+        if result.successful():
+            for link in [links] if isinstance(links, dict) else links or ():
+                self.workflow(publisher, Plan(signature(link).clone((result.get(),))))
+        if self._conf.task_eager_propagates if throw is None else throw:
+            result.get()
+        return result
+
+    def workflow(self, publisher: Publisher, plan: Plan) -> dict[str, EagerResult[Any]]:
+        """Run the steps of a plan in their order; return the results by id."""
+        done: dict[str, EagerResult[Any]] = {}
+        groups: dict[str, list[EagerResult[Any]]] = {}
+        for step in plan.steps:
+            before = _before(step, done, groups)
+            failed = next((each for each in before if each.failed()), None)
+            if failed is not None:
+                result: EagerResult[Any] = EagerResult(step.id, failed.result, failed.state, failed.traceback)
+            else:
+                task = self._tasks[step.sig.task]
+                result = self._run(task, publisher.message_of(step, task), _fed(step, before))
+            done[step.id] = result
+            if step.group_id is not None:
+                groups.setdefault(step.group_id, []).append(result)
+        return done
+
+    def _run(self, task: Any, message: Message, fed: tuple[Any, ...]) -> EagerResult[Any]:
+        executor = Executor(self._conf, message.origin, is_eager=True)
+        while True:
+            outcome = executor.execute(task, Claim(0, 1, 0, message), fed)
+            if outcome.again is None:
+                return self._result(message, outcome)
+            message, fed = outcome.again, ()
+
+    def _result(self, message: Message, outcome: Outcome) -> EagerResult[Any]:
+        record = Record(
+            message.id, message.name, outcome.state or states.PENDING, states.ENDED, outcome.result,
+            outcome.content_type, outcome.checksum, outcome.traceback, None, None, outcome.ended_at,
+            message.retries, message.queue, None, None, message.ignore_result, None,
+        )  # fmt: skip
+        return EagerResult(message.id, value_of(record, self._conf), record.state, outcome.traceback)
+
+
+def _before(
+    step: Step, done: Mapping[str, EagerResult[Any]], groups: Mapping[str, list[EagerResult[Any]]]
+) -> list[EagerResult[Any]]:
+    """Return the results that a step waits for."""
+    if step.after is None:
+        return []
+    return [done[step.after]] if step.after in done else groups.get(step.after, [])
+
+
+def _fed(step: Step, before: list[EagerResult[Any]]) -> tuple[Any, ...]:
+    values = [each.result for each in before]
+    if step.feed == RESULT:
+        return (values[0],)
+    return (values,) if step.feed == RESULTS else ()
