@@ -34,8 +34,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types."""
-    install(session, "types")
+    """Check types; localq.testing needs pytest's."""
+    install(session, "types", "test")
     session.run("mypy", *session.posargs)
 
 

@@ -17,6 +17,7 @@ from localq import clock, signals, states
 from localq.context import ClaimContext, Running, running
 from localq.exceptions import (
     ChordError,
+    DecodeError,
     Ignore,
     LocalqError,
     NotRegistered,
@@ -94,7 +95,7 @@ class Executor:
         if message.expires_at is not None and clock.now() > message.expires_at:
             return self._expired(claim)
         try:
-            args, kwargs = decode(message.body, message.content_type, self._accept, message.checksum)
+            args, kwargs = _call(decode(message.body, message.content_type, self._accept, message.checksum))
         except LocalqError as exc:
             return self._failure(task, claim, exc, (), {})
         if fed:
@@ -225,6 +226,15 @@ class Executor:
             if self.is_eager:
                 raise
             logger.exception("%s of the task failed; its state stays", getattr(handler, "__qualname__", handler))
+
+
+def _call(body: Any) -> tuple[Any, dict[str, Any]]:
+    """Take a message's body apart; another program may have written it."""
+    if isinstance(body, list | tuple) and len(body) == 2:
+        args, kwargs = body
+        if isinstance(args, list | tuple) and isinstance(kwargs, dict):
+            return args, kwargs
+    raise DecodeError(f"the body is not [args, kwargs] but {safe_repr(body, 100)}")
 
 
 def _ends(claim: Claim) -> Outcome:

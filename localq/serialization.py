@@ -315,6 +315,8 @@ def safe_repr(value: Any, limit: int = TEXT_LIMIT) -> str:
 def traceback_text(exc: BaseException) -> str:
     """Return the traceback as Python prints it, its middle cut out if it is very long."""
     text = "".join(traceback_module.format_exception(exc))
+    # A lone surrogate (a file name, say) can be printed and raised, but not kept as text.
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     half = TEXT_LIMIT // 2
     return (
         text

@@ -1,8 +1,8 @@
 """README.md is true: its programs run and print what it says, its commands work, its links and names exist.
 
-    python blocks   begin with their file's name; all are written to one directory and run there, with a real worker
-    bash blocks     run there too, in order, but for those that install or measure: these are taken apart
-    text blocks     are what the bash block before them prints
+python blocks   begin with their file's name; all are written to one directory and run there, with a real worker
+bash blocks     run there too, in order, but for those that install or measure: these are taken apart
+text blocks     are what the bash block before them prints
 """
 
 from __future__ import annotations
@@ -218,7 +218,8 @@ def test_the_exit_codes_are_those_of_the_worker():
 
 def test_the_acknowledgement_table_is_that_of_the_library():
     table = README.partition("The one that it was running ends by its options")[2].partition("\n\nA task")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")]
+    lines = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line] for line in lines]
     assert len(rows) == 5
     claim = Claim(1, 1, 0, Message("id", "name", b"", "celery"))
     for mode, (_, child, worker) in zip((EARLY, LATE, LATE_REJECT), rows[2:], strict=True):

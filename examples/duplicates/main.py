@@ -66,7 +66,7 @@ def files_under(directory, skipped):
 
 
 def is_store(path):
-    return os.path.basename(path) == ".localq" or os.path.realpath(path) == os.path.realpath(app.location.path)
+    return os.path.basename(path) == ".localq" or os.path.realpath(path) == os.path.realpath(app.backend.location.path)
 
 
 def is_wanted(path):
@@ -113,7 +113,8 @@ def show(found):
         print(f"... and {len(found['groups']) - SHOWN} more groups")
     for name in found["unreadable"]:
         print("cannot read", printable(name))
-    print(f"{found['files']} files, {len(found['groups'])} groups of duplicates, {copies} copies, {waste:,} bytes to gain")
+    groups = len(found["groups"])
+    print(f"{found['files']} files, {groups} groups of duplicates, {copies} copies, {waste:,} bytes to gain")
 
 
 def printable(name):

@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from localq.storage.place import file_fault, make_file, open_file
+from localq.storage.place import file_fault, make_directory, make_file, open_file
 
 SLOTS = 512
 _FLAGS_AT = 64
@@ -43,7 +43,7 @@ class Bells:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        directory.mkdir(mode=0o700, exist_ok=True)
+        make_directory(directory)
         self.board = _open_board(directory / "board")
         self._pipes: dict[int, tuple[bytes, int]] = {}
         self._masks: dict[str, int] = {}
@@ -54,6 +54,7 @@ class Bells:
         name = os.urandom(8).hex()
         path = self.directory / name
         os.mkfifo(path, 0o600)
+        os.chmod(path, 0o600)  # whatever the umask
         # Read and write: a reader that has no writer would never sleep.
         fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         mask = 0

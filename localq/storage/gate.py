@@ -9,7 +9,8 @@ to raise between lock and unlock, the gate would stay locked for every process o
 the main thread signals are blocked before the lock is taken and let in again after it is released
 (SIGTSTP too: a process must not be stopped while it holds the gate). Another thread of the process may
 still receive a signal and have its handler run here, so the unlock is the first call of a `finally`:
-CPython looks for signals after a C call, not before it.
+CPython looks for signals after a C call, not before it. What no process can prevent is being stopped through
+a thread of the user's that does not block SIGTSTP: then the others wait, at most WAIT_LIMIT_S.
 """
 
 from __future__ import annotations

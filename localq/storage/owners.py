@@ -23,7 +23,7 @@ from typing import Any
 
 from localq.message import Claim, Message, Outcome
 from localq.storage.base import OwnerInfo
-from localq.storage.place import make_file, open_file
+from localq.storage.place import make_directory, make_file, open_file
 
 #: Bytes of an owner's notes. An outcome that does not fit is settled before the next task starts.
 NOTES_SIZE = 256 * 1024
@@ -39,7 +39,7 @@ class Owners:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        directory.mkdir(mode=0o700, exist_ok=True)
+        make_directory(directory)
         #: What was told of this process's own owners: their files are not opened again, for the lock's sake.
         self._mine: dict[str, dict[str, object]] = {}
         os.register_at_fork(after_in_child=self._mine.clear)
@@ -105,6 +105,8 @@ class Owners:
             data = os.pread(fd, NOTES_SIZE, 0)
         finally:
             os.close(fd)
+        if len(data) < _SLOT.size:
+            return None, 0, []
         seq, token, mode, used = _SLOT.unpack_from(data)
         ended = _outcomes(data[_SLOT.size : _SLOT.size + used])
         # The slot keeps the last task until the next begins: one whose end was noted is not running.
@@ -188,11 +190,15 @@ def _outcomes(data: bytes) -> list[Outcome]:
     found: list[Outcome] = []
     at = 0
     while at < len(data):
-        (length,) = _LENGTH.unpack_from(data, at)
-        at += _LENGTH.size
-        outcome = Outcome(*marshal.loads(data[at : at + length]))  # noqa: S302 - builds values, runs nothing
-        again = Message(*outcome.again) if outcome.again else None
-        found.append(outcome._replace(again=again, sends=tuple(Message(*sent) for sent in outcome.sends)))
+        try:
+            (length,) = _LENGTH.unpack_from(data, at)
+            at += _LENGTH.size
+            outcome = Outcome(*marshal.loads(data[at : at + length]))  # noqa: S302 - builds values, runs nothing
+            again = Message(*outcome.again) if outcome.again else None
+            found.append(outcome._replace(again=again, sends=tuple(Message(*sent) for sent in outcome.sends)))
+        except Exception:
+            # A power cut kept some of its pages and not others: what cannot be read was not noted.
+            break
         at += length
     return found
 

@@ -31,13 +31,11 @@ def prepare(directory: Path) -> None:
     """
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        os.mkdir(directory, 0o700)
-        # mkdir's mode is cut by the umask, never widened: a umask of 0777 would leave it unusable.
-        os.chmod(directory, 0o700)
-    except FileExistsError:
-        pass
+        make_directory(directory)
     except OSError as exc:
-        raise StoreReadOnly(f"cannot make the store {directory}: {exc.strerror}; choose another with store=") from exc
+        if not os.path.lexists(directory):
+            what = f"cannot make the store {directory}: {exc.strerror}"
+            raise StoreReadOnly(f"{what}; choose another with store=") from exc
     fault = _fault(directory)
     if fault:
         raise StoreUntrusted(f"{directory} cannot be a store: {fault}")
@@ -56,7 +54,9 @@ def _fault(directory: Path) -> str:
     kind = filesystem(found.st_dev)
     if kind in NETWORK:
         return f"it is on a network file system ({kind}), where locks do not hold between hosts; use a local disk"
-    if not (directory / MARK).exists() and set(os.listdir(directory)) - {".gitignore"}:
+    # One look: another process may be making the store at this moment, and it makes the mark first.
+    found_there = set(os.listdir(directory))
+    if MARK not in found_there and found_there - {".gitignore"}:
         return "it is not empty and holds no store; name an empty or new directory"
     return ""
 
@@ -72,6 +72,16 @@ def _owner_fault(found: os.stat_result, path: Path) -> str:
     if found.st_mode & 0o022:
         return f"others may write to it (mode {stat.S_IMODE(found.st_mode):04o}); chmod go-w {path}"
     return ""
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory of mode 0700 if it is not there, whatever the umask."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    # mkdir's mode is cut by the umask, never widened: a umask of 0777 would leave it unusable.
+    os.chmod(path, 0o700)
 
 
 def make_file(path: Path, content: bytes = b"") -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import threading
 import time
 import uuid
+
+from forking import Line, ended, forked
 
 from localq.message import Message, Outcome, Record, new_id
 
@@ -42,16 +43,10 @@ def test_ids_differ_between_threads():
 
 
 def test_a_forked_child_makes_other_ids_than_its_parent():
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.write(write_end, "".join(new_id()[15:] for _ in range(100)).encode())
-        os._exit(0)
-    os.close(write_end)
+    line = Line()
+    assert ended(forked(lambda: line.say("".join(new_id()[15:] for _ in range(100))))) == 0
     mine = {new_id()[15:] for _ in range(100)}
-    with os.fdopen(read_end) as pipe:
-        text = pipe.read()
-    os.waitpid(pid, 0)
+    text = line.hear()
     theirs = {text[at : at + 21] for at in range(0, len(text), 21)}
     assert len(theirs) == 100
     assert not mine & theirs

@@ -560,3 +560,14 @@ def test_a_late_retry_option_that_does_not_exist_is_an_error(app):
     work_off(app)
     with pytest.raises(TypeError, match="did you mean 'countdown'"):
         result.get(timeout=0)
+
+
+def test_headers_keep_their_types(app):
+    @app.task(bind=True)
+    def read(self):
+        return self.request.headers
+
+    headers = {"when": datetime(2030, 1, 1, tzinfo=UTC), "odd": {"__type__": "set"}}
+    result = read.apply_async(headers=headers)
+    work_off(app)
+    assert result.get(timeout=0) == headers

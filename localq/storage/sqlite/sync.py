@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from localq.storage.base import SYNC_BELL
 from localq.storage.bells import Bells
+from localq.storage.gate import BLOCKED, pthread_sigmask
 
 #: Seconds within which a standard write is on the disk.
 WINDOW_S = 0.05
@@ -82,12 +83,15 @@ class Syncer:
         # One thread a burst, not one for ever: an idle client has no thread of ours.
         # It has a descriptor of its own: the writer's may be closed by then.
         self._thread = threading.Thread(target=self._sync_later, args=(os.dup(wal),), name="localq-sync", daemon=True)
-        self._thread.start()
+        # Born with every signal blocked: a handler that it received would run on the main thread at any moment.
+        before = pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
+        try:
+            self._thread.start()
+        finally:
+            pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _sync_later(self, wal: int) -> None:
         try:
-            if hasattr(signal, "pthread_sigmask"):
-                signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             self._wake.wait(DELAY_S)
             self._thread = None  # whoever writes from here on starts the next one
             if self._bells.synced_at() < self._last:

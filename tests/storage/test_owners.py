@@ -1,0 +1,292 @@
+"""Who may hold claims, and whether they live: a lock, and notes that outlive their writer."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from forking import Line, ended, forked, killed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from waiting import wait_until
+
+from localq.message import Claim, Message, Outcome
+from localq.recovery import EARLY, LATE, LATE_REJECT
+from localq.storage.owners import NOTES_SIZE, Owners, identity, is_running
+
+
+@pytest.fixture
+def owners(tmp_path):
+    return Owners(tmp_path / "owners")
+
+
+def claim(seq=5, token=2):
+    return Claim(seq, token, 0, Message(f"id-{seq}", "proj.work", b"[]"))
+
+
+class Other:
+    """Another process that enlists and then does as it is told."""
+
+    def __init__(self, directory, then=lambda owner: None, about=None, journal=True):
+        line = Line()
+
+        def live():
+            owner = Owners(directory).enlist({"kind": "other", **(about or {})}, journal)
+            then(owner)
+            line.say(owner.name)
+            signal.pause()
+
+        self.pid = forked(live)
+        self.name = line.hear()
+
+    def kill(self, reap=True):
+        os.kill(self.pid, signal.SIGKILL)
+        if reap:
+            os.waitpid(self.pid, 0)
+
+
+@pytest.fixture
+def other(owners):
+    made = Other(owners.directory)
+    yield made
+    try:
+        made.kill()
+    except (ProcessLookupError, ChildProcessError):
+        pass
+
+
+def is_alive_elsewhere(owners, name):
+    """What another process says; an owner's own process may not be asked."""
+    line = Line()
+    assert ended(forked(lambda: line.say(str(Owners(owners.directory).is_alive(name))))) == 0
+    return line.hear() == "True"
+
+
+# -- Alive or not ----------------------------------------------------------------------------------
+
+
+def test_an_owner_lives_as_long_as_its_process(owners, other):
+    assert owners.is_alive(other.name)
+    other.kill()
+    assert not owners.is_alive(other.name)
+
+
+def test_a_process_that_is_dead_and_not_yet_reaped_does_not_live(owners, other):
+    other.kill(reap=False)
+    wait_until(lambda: not owners.is_alive(other.name))
+    os.waitpid(other.pid, 0)
+
+
+def test_a_stopped_process_lives(owners, other):
+    os.kill(other.pid, signal.SIGSTOP)
+    os.waitpid(other.pid, os.WUNTRACED)
+    assert owners.is_alive(other.name)
+
+
+def test_asking_often_does_not_end_anybodys_life(owners, other):
+    """The trap of POSIX locks: a close of the file by its owner's process drops the lock."""
+    mine = owners.enlist({}, journal=True)
+    for _ in range(3):
+        assert {owner.name: owner.alive for owner in owners.infos()} == {mine.name: True, other.name: True}
+    assert is_alive_elsewhere(owners, mine.name)
+
+
+def test_a_second_view_in_the_same_process_does_not_take_it_for_dead(owners):
+    mine = owners.enlist({}, journal=False)
+    second = Owners(owners.directory)
+    assert second.is_alive(mine.name)
+    assert is_alive_elsewhere(owners, mine.name)
+
+
+def test_a_forked_child_does_not_keep_its_parents_name_alive(owners):
+    """A task's grandchild may outlive its worker: the lock must not be inherited."""
+    line = Line()
+
+    def live():
+        mine = owners.enlist({}, journal=False)
+        line.say(f"{mine.name} {forked(signal.pause)}")
+
+    assert ended(forked(live)) == 0
+    name, grandchild = line.hear().split()
+    try:
+        assert not owners.is_alive(name)
+    finally:
+        os.kill(int(grandchild), signal.SIGKILL)
+
+
+def test_a_name_that_nobody_has_is_dead(owners):
+    assert not owners.is_alive("0123456789abcdef")
+
+
+def test_a_lock_that_is_gone_while_its_process_lives_is_no_death(owners, other):
+    """Another program of the same process may close the file; the recorded process still counts."""
+    other = Other(owners.directory, lambda owner: os.close(os.open(owners.directory / owner.name, os.O_RDONLY)))
+    assert owners.is_alive(other.name)
+    other.kill()
+    assert not owners.is_alive(other.name)
+
+
+def test_a_reused_process_number_is_not_the_process_it_was():
+    facts = identity()
+    assert is_running(facts)
+    assert not is_running({**facts, "started": "1"})
+    assert not is_running({**facts, "boot": "another boot"})
+    assert not is_running({**facts, "pid_ns": "pid:[1]"})
+    assert not is_running({})
+
+
+def test_names_are_never_reused(owners):
+    assert len({owners.enlist({}, journal=False).name for _ in range(50)}) == 50
+
+
+def test_facts_are_for_others_to_see(owners):
+    other = Other(owners.directory, about={"node": "w1@box", "queues": ["a"]})
+    try:
+        (found,) = owners.infos()
+        assert (found.about["kind"], found.about["node"], found.about["queues"]) == ("other", "w1@box", ["a"])
+        assert found.about["pid"] == other.pid
+    finally:
+        other.kill()
+
+
+def test_a_retired_owner_leaves_no_file(owners, other):
+    other.kill()
+    owners.retire(other.name)
+    assert owners.infos() == []
+    assert list(owners.directory.iterdir()) == []
+
+
+def enlist_for_ever(directory):
+    view = Owners(directory)
+    kept = []
+    while True:
+        kept.append(view.enlist({}, journal=True))
+
+
+def test_a_name_is_never_seen_before_it_is_locked(owners):
+    """Killed at any moment while enlisting: whatever is listed is alive, or its process is gone."""
+    for _ in range(10):
+        pid = forked(lambda: enlist_for_ever(owners.directory))
+        wait_until(lambda: len(list(owners.directory.iterdir())) > 4)
+        assert all(owner.alive for owner in owners.infos())
+        killed(pid)
+        for owner in owners.infos():
+            assert not owner.alive
+            owners.retire(owner.name)
+        for leftover in owners.directory.iterdir():
+            assert leftover.name.startswith(".") or leftover.name.endswith(".notes")
+            leftover.unlink()
+
+
+# -- Notes -----------------------------------------------------------------------------------------
+
+
+def notes_after(owners, act):
+    """What others read once a process that did this has been killed."""
+    other = Other(owners.directory, act)
+    other.kill()
+    return owners.notes(other.name)
+
+
+@pytest.mark.parametrize("mode", [EARLY, LATE, LATE_REJECT])
+def test_a_task_that_has_begun_is_known_by_its_token_and_its_mode(owners, mode):
+    assert notes_after(owners, lambda owner: owner.begin(claim(5, 2), mode)) == ((5, 2), mode, [])
+
+
+def test_nothing_begun_nothing_noted(owners):
+    assert notes_after(owners, lambda owner: None) == (None, 0, [])
+
+
+def test_a_task_that_has_ended_is_not_taken_for_running(owners):
+    def act(owner):
+        owner.begin(claim(1), EARLY)
+        owner.end(Outcome(1, 2, "id-1", "SUCCESS"))
+
+    started, _, ended = notes_after(owners, act)
+    assert started is None
+    assert [outcome.id for outcome in ended] == ["id-1"]
+
+
+def test_ended_outcomes_are_noted_in_order_beside_the_running_task(owners):
+    def act(owner):
+        for seq in (1, 2):
+            owner.begin(claim(seq), EARLY)
+            owner.end(Outcome(seq, 2, f"id-{seq}", "SUCCESS", result=b"\0\xff"))
+        owner.begin(claim(3), LATE)
+
+    started, mode, ended = notes_after(owners, act)
+    assert (started, mode) == ((3, 2), LATE)
+    assert [(o.seq, o.state, o.result) for o in ended] == [(1, "SUCCESS", b"\0\xff"), (2, "SUCCESS", b"\0\xff")]
+
+
+def test_what_was_settled_is_not_noted_any_more(owners):
+    def act(owner):
+        owner.begin(claim(1), EARLY)
+        owner.end(Outcome(1, 2, "id-1", "SUCCESS"))
+        owner.settled()
+
+    assert notes_after(owners, act) == (None, 0, [])
+
+
+def test_a_new_batch_after_a_long_one_leaves_nothing_of_the_old(owners):
+    def act(owner):
+        for seq in range(50):
+            owner.begin(claim(seq + 1), EARLY)
+            owner.end(Outcome(seq + 1, 2, "long", "SUCCESS", result=b"x" * 500))
+        owner.settled()
+        owner.begin(claim(99), EARLY)
+        owner.end(Outcome(99, 2, "new", "SUCCESS"))
+
+    _, _, ended = notes_after(owners, act)
+    assert [outcome.id for outcome in ended] == ["new"]
+
+
+def test_an_outcome_that_does_not_fit_is_refused_and_what_was_noted_stays(owners):
+    owner = owners.enlist({}, journal=True)
+    assert owner.end(Outcome(1, 1, "small", "SUCCESS"))
+    assert not owner.end(Outcome(2, 1, "big", "SUCCESS", result=b"x" * NOTES_SIZE))
+    assert [outcome.id for outcome in owners.notes(owner.name)[2]] == ["small"]
+
+
+def test_without_a_journal_every_outcome_must_be_settled_at_once(owners):
+    owner = owners.enlist({}, journal=False)
+    owner.begin(claim(), EARLY)
+    assert not owner.end(Outcome(1, 1, "id", "SUCCESS"))
+    owner.settled()
+
+
+some_text = st.none() | st.text(max_size=10)
+outcomes = st.builds(
+    Outcome, st.integers(0, 2**62), st.integers(0, 2**62), st.text(max_size=10),
+    state=st.sampled_from([None, "SUCCESS", "FAILURE", "RETRY", "IGNORED"]), ended=st.booleans(),
+    again=st.none() | st.builds(Message, st.text(), st.text(), st.binary(max_size=10), visible_at=st.floats()),
+    charged=st.integers(0, 1), result=st.none() | st.binary(max_size=30), traceback=some_text,
+    ended_at=st.none() | st.floats(), group_failure=st.none() | st.binary(max_size=5),
+    sends=st.lists(st.builds(Message, st.text(), st.text(), st.binary(max_size=10)), max_size=2).map(tuple),
+    group_id=some_text, leads=st.integers(0, 3), reply_to=some_text,
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(outcomes, max_size=4))
+def test_any_outcome_is_read_as_it_was_noted(tmp_path_factory, noted):
+    view = Owners(tmp_path_factory.mktemp("owners") / "owners")
+    owner = view.enlist({}, journal=True)
+    for outcome in noted:
+        assert owner.end(outcome)
+    assert repr(view.notes(owner.name)[2]) == repr(noted)
+    owner.close()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.binary(max_size=200))
+def test_notes_of_any_bytes_are_read_without_a_crash(tmp_path_factory, data):
+    """A notes file that was cut or scribbled over must not stop a sweep."""
+    view = Owners(tmp_path_factory.mktemp("owners") / "owners")
+    owner = view.enlist({}, journal=True)
+    with open(view.directory / f"{owner.name}.notes", "r+b") as file:
+        file.write(data)
+    started, mode, ended = view.notes(owner.name)
+    assert isinstance(ended, list)
+    owner.close()

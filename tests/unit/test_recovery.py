@@ -1,0 +1,250 @@
+"""What becomes of the claims of a process that died: the table of DESIGN.md 5, and who may say so."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from forking import Line, ended, forked
+from hypothesis import given
+from hypothesis import strategies as st
+from waiting import wait_until
+
+from localq import LocalQ
+from localq.message import LEADS_BY_GROUP, Claim, Message, Outcome, Want
+from localq.recovery import EARLY, LATE, LATE_REJECT, exit_reason, given_back, mode_of, sweep, verdicts
+from localq.serialization import decode, exception_from
+from localq.storage.base import Estate
+from localq.storage.owners import identity
+
+
+def claim(seq=1, token=1, redeliveries=0, **fields):
+    return Claim(seq, token, redeliveries, Message(f"id-{seq}", "proj.work", b"[]", **fields))
+
+
+def verdict(mode, parent_lives, redeliveries=0, limit=3, **fields):
+    one = claim(redeliveries=redeliveries, **fields)
+    (outcome,) = verdicts(Estate([one], (1, 1), mode, []), parent_lives, "signal 9 (SIGKILL)", limit)
+    return outcome
+
+
+def error(outcome):
+    return exception_from(decode(outcome.result, outcome.content_type, ("json",), outcome.checksum))
+
+
+# -- The table -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "parent_lives", "runs_again"), [
+    (EARLY, True, False), (EARLY, False, False),
+    (LATE, True, False), (LATE, False, True),
+    (LATE_REJECT, True, True), (LATE_REJECT, False, True),
+])  # fmt: skip
+def test_a_started_task_ends_by_its_acknowledgement_mode(mode, parent_lives, runs_again):
+    outcome = verdict(mode, parent_lives)
+    if runs_again:
+        assert (outcome.ended, outcome.again, outcome.charged) == (False, None, 1)
+    else:
+        assert (outcome.ended, outcome.state) == (True, "FAILURE")
+        assert type(error(outcome)).__name__ == "WorkerLostError"
+        assert "signal 9 (SIGKILL)" in str(error(outcome))
+
+
+@pytest.mark.parametrize("mode", [EARLY, LATE, LATE_REJECT])
+@pytest.mark.parametrize("parent_lives", [True, False])
+def test_a_reserved_task_goes_back_uncharged_in_every_mode(mode, parent_lives):
+    estate = Estate([claim(1), claim(2)], (1, 1), mode, [])
+    outcome = verdicts(estate, parent_lives, "gone", 3)[1]
+    assert (outcome.seq, outcome.ended, outcome.charged, outcome.state) == (2, False, 0, None)
+
+
+def test_an_ended_task_ends_as_it_was_noted():
+    noted = Outcome(1, 1, "id-1", "SUCCESS", result=b"1")
+    assert verdicts(Estate([claim(1)], (1, 1), EARLY, [noted]), False, "gone", 3) == [noted]
+
+
+def test_a_note_of_an_older_claim_counts_for_nothing():
+    noted = Outcome(1, 1, "id-1", "SUCCESS", result=b"1")
+    assert verdicts(Estate([claim(1, token=2)], None, EARLY, [noted]), False, "gone", 3) == [given_back(claim(1, token=2))]
+
+
+def test_between_two_tasks_nothing_counts_as_started():
+    outcomes = verdicts(Estate([claim(1), claim(2)], None, EARLY, []), False, "gone", 3)
+    assert [(o.ended, o.charged) for o in outcomes] == [(False, 0)] * 2
+
+
+@given(st.sampled_from([EARLY, LATE, LATE_REJECT]), st.booleans(), st.integers(0, 6), st.integers(0, 6))
+def test_no_task_is_charged_beyond_the_limit(mode, parent_lives, redeliveries, limit):
+    outcome = verdict(mode, parent_lives, redeliveries, limit)
+    if redeliveries >= limit:
+        assert outcome.ended
+        assert outcome.state == "FAILURE"
+    if not outcome.ended:
+        assert redeliveries + outcome.charged <= limit
+
+
+def test_giving_up_says_after_how_many_attempts_and_which_setting_decides():
+    text = str(error(verdict(LATE_REJECT, True, redeliveries=3)))
+    assert "4 attempts" in text
+    assert "task_max_redeliveries=3" in text
+
+
+def test_a_lost_early_task_says_how_to_ask_for_another_run():
+    assert "acks_late=True" in str(error(verdict(EARLY, True)))
+
+
+def test_those_who_wait_for_a_lost_member_get_a_chord_error():
+    outcome = verdict(EARLY, True, group_id="g", position=0, leads=LEADS_BY_GROUP)
+    assert type(exception_from(decode(outcome.group_failure, "application/json", ("json",)))).__name__ == "ChordError"
+
+
+@given(st.lists(st.sampled_from(["ended", "started", "reserved"]), max_size=8), st.sampled_from([EARLY, LATE, LATE_REJECT]))
+def test_every_claim_of_an_estate_gets_exactly_one_verdict(parts, mode):
+    claims = [claim(seq) for seq in range(1, len(parts) + 1)]
+    ended = [Outcome(c.seq, c.token, c.message.id, "SUCCESS") for c, p in zip(claims, parts, strict=True) if p == "ended"]
+    running = next(((c.seq, c.token) for c, p in zip(claims, parts, strict=True) if p == "started"), None)
+    outcomes = verdicts(Estate(claims, running, mode, ended), True, "gone", 3)
+    assert [(o.seq, o.token) for o in outcomes] == [(c.seq, c.token) for c in claims]
+
+
+@pytest.mark.parametrize(("options", "mode"), [
+    ({}, EARLY), ({"acks_late": True}, LATE), ({"acks_late": True, "reject_on_worker_lost": True}, LATE_REJECT),
+    ({"reject_on_worker_lost": True}, EARLY),
+])  # fmt: skip
+def test_the_mode_comes_from_the_tasks_options(options, mode):
+    app = LocalQ("proj", store="memory:", set_as_current=False)
+    assert mode_of(app.task(**options)(lambda: None)) == mode
+
+
+@pytest.mark.parametrize(("status", "text"), [
+    (-9, "signal 9 (SIGKILL, maybe out of memory)"), (-11, "signal 11 (SIGSEGV)"), (-60, "signal 60 (unknown)"),
+    (3, "exitcode 3"), (0, "exitcode 0"),
+])  # fmt: skip
+def test_the_end_of_a_process_is_said_in_words(status, text):
+    assert exit_reason(status) == text
+
+
+# -- Sweeping, with processes that really die ------------------------------------------------------
+
+
+@pytest.fixture
+def storage(tmp_path):
+    app = LocalQ("proj", store=tmp_path / "store", set_as_current=False)
+    for number in range(3):
+        app.storage.put([Message(f"id-{number}", "proj.work", b"[]", checksum=1)])
+    yield app.storage
+    app.close()
+
+
+def in_a_process(act):
+    """Run `act` in a forked process that kills itself afterwards; return once it is dead and reaped."""
+
+    def live():
+        kept = act()
+        os.kill(os.getpid(), signal.SIGKILL)
+        return kept
+
+    pid = forked(live)
+    assert ended(pid) == -signal.SIGKILL
+    return pid
+
+
+def take(storage, about=None, begin=None, mode=EARLY, ended=()):
+    owner = storage.enlist({"kind": "child", **(about or {})})
+    claims = storage.settle((), Want(owner.name, ("celery",), 3, 0.0)).claims
+    for at in ended:
+        owner.begin(claims[at], mode)
+        owner.end(Outcome(claims[at].seq, claims[at].token, claims[at].message.id, "SUCCESS", result=b"1",
+                          content_type="application/json", checksum=1))  # fmt: skip
+    if begin is not None:
+        owner.begin(claims[begin], mode)
+    return owner
+
+
+def places(storage):
+    found = storage.records([f"id-{number}" for number in range(3)])
+    return [(found[f"id-{n}"].place, found[f"id-{n}"].state) for n in range(3)]
+
+
+def test_the_claims_of_a_dead_process_go_back_and_its_traces_vanish(storage):
+    in_a_process(lambda: take(storage))
+    assert sweep(storage) == 3
+    assert places(storage) == [("ready", "PENDING")] * 3
+    assert storage.owners() == []
+
+
+def test_ended_started_and_reserved_are_told_apart(storage):
+    in_a_process(lambda: take(storage, ended=(0,), begin=1))
+    sweep(storage)
+    assert places(storage) == [("ended", "SUCCESS"), ("ended", "FAILURE"), ("ready", "PENDING")]
+
+
+def test_sweeping_again_does_nothing(storage):
+    in_a_process(lambda: take(storage, begin=0, mode=LATE_REJECT))
+    assert sweep(storage) == 3
+    assert sweep(storage) == 0
+
+
+def test_what_goes_back_keeps_its_place_in_the_order_and_its_charge(storage):
+    in_a_process(lambda: take(storage, begin=0, mode=LATE_REJECT))
+    sweep(storage)
+    claims = storage.settle((), Want("me", ("celery",), 3, 0.0)).claims
+    assert [c.message.id for c in claims] == ["id-0", "id-1", "id-2"]
+    assert [c.redeliveries for c in claims] == [1, 0, 0]
+
+
+def test_the_reason_of_a_death_is_told_if_it_is_known(storage):
+    pid = in_a_process(lambda: take(storage, begin=0))
+    sweep(storage, reasons={pid: "signal 9 (SIGKILL)"})
+    record = storage.records(["id-0"])["id-0"]
+    assert "signal 9" in str(exception_from(decode(record.result, record.content_type, ("json",))))
+
+
+def test_a_live_process_is_never_robbed(storage):
+    line = Line()
+
+    def live():
+        kept = take(storage, begin=0)
+        line.say()
+        signal.pause()
+        return kept
+
+    pid = forked(live)
+    line.hear()
+    try:
+        assert sweep(storage) == 0
+        # A process that is stopped is slow, not dead.
+        os.kill(pid, signal.SIGSTOP)
+        os.waitpid(pid, os.WUNTRACED)
+        assert sweep(storage) == 0
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    # Dead, but not reaped yet: dead all the same.
+    wait_until(lambda: sweep(storage) == 3)
+    os.waitpid(pid, 0)
+
+
+def test_a_dead_child_of_a_live_worker_is_left_to_that_worker(storage):
+    worker = identity()
+    in_a_process(lambda: take(storage, {"parent": worker}))
+    assert sweep(storage, mine={"pid": -1}) == 0
+    assert sweep(storage) == 0
+    assert sweep(storage, mine=worker) == 3
+
+
+def test_late_tasks_of_a_worker_that_is_stopped_by_force_go_back(storage):
+    worker = identity()
+    in_a_process(lambda: take(storage, {"parent": worker}, begin=0, mode=LATE))
+    sweep(storage, mine=worker, whole_worker=True)
+    assert places(storage)[0] == ("ready", "PENDING")
+
+
+def test_many_may_sweep_at_once_and_each_claim_is_freed_once(storage):
+    in_a_process(lambda: take(storage, begin=0, mode=LATE_REJECT))
+    line = Line()
+    pids = [forked(lambda: line.say(str(sweep(storage)))) for _ in range(4)]
+    assert [ended(pid) for pid in pids] == [0] * 4
+    assert sum(map(int, line.hear())) == 3
+    (first, *_) = storage.settle((), Want("me", ("celery",), 3, 0.0)).claims
+    assert first.redeliveries == 1
