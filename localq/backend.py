@@ -55,7 +55,7 @@ class Backend:
         """Have an identity of this process's own: at the start, and in a forked child."""
         self.oid = os.urandom(16).hex()
         self._opening = threading.Lock()
-        self._bells = threading.local()
+        self.bells = threading.local()
 
     def __getattr__(self, name: str) -> Any:
         if name != "storage":
@@ -103,12 +103,15 @@ class Backend:
         self._location = parse(given, Path.cwd())
 
     def bell(self, own: bool) -> Bell:
-        """Return this thread's bell: for results of this process's own calls, or of anybody's."""
-        try:
-            bells: _ThreadBells = self._bells.of_thread
-        except AttributeError:
-            bells = self._bells.of_thread = _ThreadBells()
-        return bells.get(self.storage, self.oid if own else "*")
+        """Make this thread's bell: for results of this process's own calls, or of anybody's.
+
+        Kept in `bells.kept[own]` until the thread ends.
+        """
+        if not hasattr(self.bells, "kept"):
+            self.bells.kept = _ThreadBells()
+        kept: dict[bool, Bell] = self.bells.kept
+        kept[own] = self.storage.bell(replies=self.oid if own else "*")
+        return kept[own]
 
     def worker_hint(self) -> str:
         """Return the command that starts a worker for this app."""
@@ -119,24 +122,18 @@ class Backend:
         """Let go of the store; the next use opens it again."""
         storage = self.__dict__.pop("storage", None)
         if storage is not None:
-            self._bells = threading.local()
+            self.bells = threading.local()
             storage.close()
 
 
-class _ThreadBells:
+class _ThreadBells(dict[bool, Bell]):
     """The bells of one thread; closed when the thread ends."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._pid = os.getpid()
-        self._bells: dict[str, Bell] = {}
-
-    def get(self, storage: Storage, replies: str) -> Bell:
-        bell = self._bells.get(replies)
-        if bell is None:
-            bell = self._bells[replies] = storage.bell(replies=replies)
-        return bell
 
     def __del__(self) -> None:
         if os.getpid() == self._pid:
-            for bell in self._bells.values():
+            for bell in self.values():
                 bell.close()

@@ -213,7 +213,12 @@ def warn_not_yet(name: str) -> None:
 
 def _tell(signal: signals.Signal, messages: Sequence[Message]) -> None:
     for m in messages:
-        headers = {**decode((m.headers or "{}").encode(), "application/json", ("json",)), "id": m.id, "task": m.name, "retries": m.retries}
+        headers = {
+            **decode((m.headers or "{}").encode(), "application/json", ("json",)),
+            "id": m.id,
+            "task": m.name,
+            "retries": m.retries,
+        }
         signal.send(
             m.name, body=m.body, exchange="", routing_key=m.queue, headers=headers,
             properties={"correlation_id": m.id, "reply_to": m.reply_to, "priority": m.priority},

@@ -18,7 +18,7 @@ from localq.exceptions import TaskRevokedError, TimeoutError
 from localq.message import Record
 from localq.recovery import sweep
 from localq.serialization import decode, exception_from
-from localq.storage.base import Storage
+from localq.storage.base import Bell, Storage
 
 logger = logging.getLogger("localq.result")
 
@@ -465,7 +465,10 @@ class Wait:
         Raises:
             TimeoutError: the time is over.
         """
-        bell = self._backend.bell(self._own)
+        try:
+            bell: Bell = self._backend.bells.kept[self._own]
+        except (AttributeError, KeyError):
+            bell = self._backend.bell(self._own)
         pause = FIRST_LOOK_S
         try:
             while True:

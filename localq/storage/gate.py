@@ -20,20 +20,22 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from localq.exceptions import StoreBusy
 from localq.storage.place import open_file
 
 try:
-    # The public function turns masks into enums, 9 us a pair against 1 us.
-    from _signal import pthread_sigmask  # type: ignore[import-not-found, unused-ignore]
+    import _signal  # type: ignore[import-not-found, unused-ignore]
 except ImportError:  # another Python than CPython
-    pthread_sigmask = signal.pthread_sigmask
+    _signal = signal
 
 T = TypeVar("T")
+
+#: pthread_sigmask; the public one turns masks into enums, 9 us a pair against 1 us.
+set_mask: Callable[[int, Iterable[int]], Any] = _signal.pthread_sigmask
 
 #: Seconds a caller waits for the gate before StoreBusy.
 WAIT_LIMIT_S = 30.0
@@ -92,17 +94,17 @@ class Gate:
                 return True, work(*args)
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)
-        before = pthread_sigmask(signal.SIG_BLOCK, ())
+        before = set_mask(signal.SIG_BLOCK, ())
         try:
             try:
-                pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
+                set_mask(signal.SIG_BLOCK, BLOCKED)
                 if not _locked(fd):
                     return False, None
                 return True, work(*args)
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)
         finally:
-            pthread_sigmask(signal.SIG_SETMASK, before)
+            set_mask(signal.SIG_SETMASK, before)
 
     def close(self) -> None:
         """Close the descriptor. In a forked child this leaves the parent's lock alone; LOCK_UN would not."""

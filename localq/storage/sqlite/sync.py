@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from localq.storage.base import SYNC_BELL
 from localq.storage.bells import Bells
-from localq.storage.gate import BLOCKED, pthread_sigmask
+from localq.storage.gate import BLOCKED, set_mask
 
 #: Seconds within which a standard write is on the disk.
 WINDOW_S = 0.05
@@ -84,11 +84,11 @@ class Syncer:
         # It has a descriptor of its own: the writer's may be closed by then.
         self._thread = threading.Thread(target=self._sync_later, args=(os.dup(wal),), name="localq-sync", daemon=True)
         # Born with every signal blocked: a handler that it received would run on the main thread at any moment.
-        before = pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
+        before = set_mask(signal.SIG_BLOCK, BLOCKED)
         try:
             self._thread.start()
         finally:
-            pthread_sigmask(signal.SIG_SETMASK, before)
+            set_mask(signal.SIG_SETMASK, before)
 
     def _sync_later(self, wal: int) -> None:
         try:
