@@ -23,6 +23,7 @@ class Setting(NamedTuple):
     Attributes:
         kinds: the types a value may have; None is allowed where it is the default.
         check: returns what is wrong with a value, or an empty text.
+        is_built: whether anything obeys it yet.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Setting(NamedTuple):
     default: Any
     doc: str
     check: Callable[[Any], str] | None = None
+    is_built: bool = True
 
 
 def one_of(*words: str) -> Callable[[Any], str]:
@@ -62,11 +64,11 @@ SETTINGS: dict[str, Setting] = {
         Setting("store_durability", (str,), "standard", "what a power cut may lose", one_of("standard", "full")),
         Setting("task_always_eager", (bool,), False, "run tasks where they are sent, at once"),
         Setting("task_eager_propagates", (bool,), False, "an eager task's exception is raised to its caller"),
-        Setting("task_store_eager_result", (bool,), False, "eager results are written to the store"),
+        Setting("task_store_eager_result", (bool,), False, "eager results are written to the store", None, False),
         Setting("task_serializer", (str,), "json", "serializer of arguments"),
         Setting("result_serializer", (str,), "json", "serializer of results"),
-        Setting("result_extended", (bool,), False, "results tell name, arguments, worker, retries, queue"),
-        Setting("result_expires", NUMBER, 86400.0, "seconds a result is kept", at_least(0)),
+        Setting("result_extended", (bool,), False, "results tell name, arguments, worker, retries, queue", None, False),
+        Setting("result_expires", NUMBER, 86400.0, "seconds a result is kept", at_least(0), False),
         Setting("task_acks_late", (bool,), False, "default of acks_late"),
         Setting("task_reject_on_worker_lost", (bool,), False, "default of reject_on_worker_lost"),
         Setting("task_max_redeliveries", (int,), 3, "crashes after which a task is given up", at_least(0)),
@@ -76,8 +78,8 @@ SETTINGS: dict[str, Setting] = {
         Setting("task_default_queue", (str,), "celery", "queue of tasks that name none"),
         Setting("task_default_priority", (int,), 5, "0 is the highest", between(0, 255)),
         Setting("task_routes", (dict, list, tuple, str, FunctionType), None, "task name or pattern -> queue"),
-        Setting("task_default_rate_limit", (str, int, float), None, "default of rate_limit"),
-        Setting("task_annotations", (dict, list, tuple), None, "attributes to set on tasks"),
+        Setting("task_default_rate_limit", (str, int, float), None, "default of rate_limit", None, False),
+        Setting("task_annotations", (dict, list, tuple), None, "attributes to set on tasks", None, False),
         Setting(
             "worker_concurrency", (int,), None, "child processes; None: the CPUs this process may use", at_least(1)
         ),
@@ -173,6 +175,10 @@ class Settings:
     def without_defaults(self) -> dict[str, Any]:
         """Return what was given, defaults left out."""
         return {name: self.__dict__[name] for name in sorted(self._changed)}
+
+    def without_effect(self) -> list[str]:
+        """Return the names of settings that were given and that nothing here obeys."""
+        return [name for name in sorted(self._changed) if name not in SETTINGS or not SETTINGS[name].is_built]
 
     def __repr__(self) -> str:
         return f"<Settings {self.without_defaults()!r}>"

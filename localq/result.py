@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 #: Seconds between two looks at the store when no bell rings: the first, and the longest.
 FIRST_LOOK_S, LONGEST_LOOK_S = 0.05, 1.0
-#: Seconds a wait lasts before it asks whether there is any worker at all.
+#: Seconds between two sweeps of a wait, and before it asks whether there is any worker at all.
 PATIENCE_S = 2.0
 #: How many results are read at once once the first of them is there.
 READ_AHEAD = 200
@@ -457,7 +457,8 @@ class Wait:
         self._backend, self._own, self._what, self._on_interval = backend, own, what, on_interval
         self._started = clock.monotonic()
         self._deadline = None if timeout is None else self._started + timeout
-        self._is_patient = True
+        self._next_scan = self._started + PATIENCE_S
+        self._has_hinted = False
 
     def until(self, look: Callable[[], bool]) -> None:
         """Return once `look()` is true.
@@ -493,12 +494,16 @@ class Wait:
         return min(pause, left)
 
     def _scan(self) -> None:
-        """What a quiet wait does for everybody: free the claims of the dead, and ask whether anyone works."""
-        if clock.monotonic() - self._started < PATIENCE_S or not self._is_patient:
+        """What a quiet wait does for everybody: free the claims of the dead, and ask once whether anyone works."""
+        now = clock.monotonic()
+        if now < self._next_scan:
             return
-        self._is_patient = False
+        self._next_scan = now + PATIENCE_S
         storage = self._backend.storage
         sweep(storage)
+        if self._has_hinted:
+            return
+        self._has_hinted = True
         record = storage.records((self._what.id,)).get(self._what.id)
         if record is not None and record.place == states.READY and not _is_served(storage, record.queue):
             logger.warning(

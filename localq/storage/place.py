@@ -7,11 +7,12 @@ one beside SQLite drops SQLite's locks (DESIGN.md 4).
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
-from localq.exceptions import StoreReadOnly, StoreUntrusted
+from localq.exceptions import StoreError, StoreFull, StoreReadOnly, StoreUntrusted
 
 #: The file whose presence says that a directory is a store. Made first.
 MARK = "gate.lock"
@@ -91,12 +92,21 @@ def make_file(path: Path, content: bytes = b"") -> None:
     except FileExistsError:
         return
     except OSError as exc:
-        raise StoreReadOnly(f"cannot make {path}: {exc.strerror}") from exc
+        raise disk_error(exc, path) from exc
     try:
         os.fchmod(fd, 0o600)
         os.write(fd, content)
+    except OSError as exc:
+        raise disk_error(exc, path) from exc
     finally:
         os.close(fd)
+
+
+def disk_error(exc: OSError, path: Path) -> StoreError:
+    """Say in our words what the system said when something could not be made."""
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(f"cannot make {path}: {exc.strerror}; free some space")
+    return StoreReadOnly(f"cannot make {path}: {exc.strerror}; choose another place with store=")
 
 
 def open_file(path: Path, flags: int) -> int:

@@ -46,8 +46,10 @@ def _in_thread(app: Any, pool: str, concurrency: int, queues: Sequence[str] | No
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(worker.run()), name="localq-solo", daemon=True)
     thread.start()
-    if not ready.wait(LIMIT_S):
-        raise RuntimeError(f"the worker was not ready within {LIMIT_S:g} s")
+    deadline = time.monotonic() + LIMIT_S
+    while not ready.wait(0.01):
+        if not thread.is_alive() or time.monotonic() > deadline:
+            raise RuntimeError(f"the worker did not get ready: it ended with {codes}, or takes over {LIMIT_S:g} s")
     try:
         yield worker
     finally:

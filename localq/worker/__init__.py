@@ -107,6 +107,9 @@ class Worker:
                     logger.info("%s: %s", name, fact)
             logger.info("queues: %s", ", ".join(self.queues))
             logger.info("tasks: %s", ", ".join(banner.names(self)))
+        idle = self.app.conf.without_effect()
+        if idle:
+            logger.warning("these settings have no effect here: %s", ", ".join(idle))
         logger.info("Connected to %s", self.app.backend.url)
         logger.info("%s ready.", self.node)
         signals.worker_ready.send(self)

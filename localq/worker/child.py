@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import time
 from typing import Any
 
 from localq import clock, states
 from localq.canvas import RESULT
 from localq.context import headers_of
-from localq.exceptions import LocalqError
+from localq.exceptions import LocalqError, StoreBusy, StoreFull
 from localq.executor import Executor
-from localq.message import Claim, Outcome, Want
+from localq.message import Claim, Outcome, Turn, Want
 from localq.recovery import given_back, mode_of
 from localq.result import value_of
 from localq.storage.base import Owner, Storage
@@ -30,6 +31,8 @@ BATCH_S, BATCH_LIMIT_S = 0.01, 0.02
 BATCH_MOST, BATCH_GROWTH = 128, 4
 #: Seconds between two looks for work when no bell rings.
 FLOOR_S = 1.0
+#: Longest pause between two tries to write to a full store, in seconds.
+LONGEST_PAUSE_S = 30.0
 
 
 class Consumer:
@@ -73,7 +76,9 @@ class Consumer:
                 if is_hungry:
                     # Raised before the last look, so that nothing can arrive unseen between look and sleep.
                     bell.raise_()
-                turn = storage.settle(outcomes, Want(owner.name, self.queues, self._limit, clock.now()))
+                turn = self._turn(storage, owner, outcomes)
+                if turn is None:
+                    break
                 owner.settled()
                 outcomes = []
                 if turn.stale:
@@ -88,14 +93,29 @@ class Consumer:
                     bell.sleep(FLOOR_S, self._wake_read)
             if outcomes:
                 self._report(storage.settle(outcomes).stale)
+            owner.settled()
+            owner.close()
+            storage.retire(owner.name)
         finally:
             bell.close()
             owner.close()
-            if self.is_stopping:
-                storage.retire(owner.name)
             os.close(self._wake_read)
             self._wake_write, closing = -1, self._wake_write
             os.close(closing)
+
+    def _turn(self, storage: Storage, owner: Owner, outcomes: list[Outcome]) -> Turn | None:
+        """Settle and claim, however long the disk is full or the gate shut; None if asked to stop meanwhile."""
+        pause_s = FLOOR_S
+        while True:
+            try:
+                return storage.settle(outcomes, Want(owner.name, self.queues, self._limit, clock.now()))
+            except (StoreFull, StoreBusy) as exc:
+                # What has ended stays in memory and in the notes; nothing new is claimed.
+                logger.warning("%d ended tasks wait to be written, again in %g s: %s", len(outcomes), pause_s, exc)
+            select.select([self._wake_read], [], [], pause_s)
+            if self.is_stopping:
+                return None
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     def _batch(self, storage: Storage, owner: Owner, claims: list[Claim]) -> list[Outcome]:
         """Run claims in order; what there is no time for goes back."""

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from localq import clock
+from localq.exceptions import StoreBusy, StoreFull
 from localq.message import Want
 from localq.recovery import sweep
 from localq.storage.base import DUE_BELL, SYNC_BELL, Storage
@@ -55,8 +56,11 @@ class Upkeep:
         self._is_planned = False
 
     def start(self) -> None:
-        self._storage.maintain()
-        self._timer.every(ROUND_S, self._storage.maintain)
+        self._maintain()
+        self._timer.every(ROUND_S, self._maintain)
+
+    def _maintain(self) -> None:
+        patiently(self._storage.maintain)
 
     def rung(self) -> None:
         if not self._is_planned:
@@ -65,10 +69,10 @@ class Upkeep:
 
     def _sync(self) -> None:
         self._is_planned = False
-        self._storage.maintain()
+        self._maintain()
 
     def stop(self) -> None:
-        self._storage.maintain()
+        self._maintain()
 
 
 class Sweeper:
@@ -87,7 +91,7 @@ class Sweeper:
         return
 
     def sweep(self) -> None:
-        sweep(self._storage, self._mine, self.reasons, self._limit, self.whole_worker)
+        patiently(lambda: sweep(self._storage, self._mine, self.reasons, self._limit, self.whole_worker))
 
     def stop(self) -> None:
         self.sweep()
@@ -119,8 +123,20 @@ class Due:
             self._entry = self._timer.after(min(max(0.0, times[0] - clock.now()), 60.0), self._promote)
 
     def _promote(self) -> None:
-        self._storage.settle((), Want("", (), 0, clock.now()))
-        self._plan()
+        if patiently(lambda: self._storage.settle((), Want("", (), 0, clock.now()))):
+            self._plan()
+        else:
+            self._entry = self._timer.after(ROUND_S, self._promote)
+
+
+def patiently(act: Callable[[], object]) -> bool:
+    """Do something that a full disk or a shut gate may prevent; it is tried again at the next round."""
+    try:
+        act()
+    except (StoreFull, StoreBusy) as exc:
+        logger.warning("the steward waits: %s", exc)
+        return False
+    return True
 
 
 class Steward:
@@ -145,11 +161,9 @@ class Steward:
 
     def run(self) -> None:
         """Run the services until asked to stop."""
-        started: list[Service] = []
+        for service in self.services:
+            service.start()
         try:
-            for service in self.services:
-                service.start()
-                started.append(service)
             rang = True
             while not self.is_stopping:
                 self._bell.raise_()
@@ -161,12 +175,12 @@ class Steward:
                 if rang:
                     # The flag stays down a moment: 20,000 puts a second are 200 wake-ups, not 20,000.
                     time.sleep(REST_S)
-        finally:
-            for service in reversed(started):
+            for service in reversed(self.services):
                 service.stop()
+            self._storage.retire(self._owner.name)
+        finally:
             self._bell.close()
             self._owner.close()
-            self._storage.retire(self._owner.name)
 
     def _listen(self) -> None:
         """Read what the main process has to say; its end means that it is gone."""

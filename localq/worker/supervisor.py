@@ -59,6 +59,8 @@ class Supervisor:
         self._crashes: deque[float] = deque(maxlen=CRASHES)
         self._resume_at = 0.0
         self._stopped_by = 0
+        #: Why this process itself killed the children, if it did.
+        self._killed_because = ""
         self._exit_code = EX_OK
 
     # -- The loop --------------------------------------------------------------------------------
@@ -127,6 +129,7 @@ class Supervisor:
             self._worker, sig=signal.Signals(number).name, how="Cold", exitcode=self._exit_code
         )
         self._worker.say("worker: Cold shutdown (MainProcess): running tasks are stopped, reserved ones go back")
+        self._killed_because = "its worker was stopped at once"
         self._tell({"cold": True})
         self._signal_children(signal.SIGKILL)
 
@@ -168,7 +171,7 @@ class Supervisor:
         if code == EX_STORE:
             self._store_is_gone()
         if code != EX_OK:
-            reason = exit_reason(code)
+            reason = self._killed_because or exit_reason(code)
             self._tell({"died": pid, "reason": reason})
             if not self._stopped_by:
                 logger.error("child %d (pid %d) ended: %s; another takes its place", index, pid, reason)
@@ -179,13 +182,13 @@ class Supervisor:
         self._resume_at = 0.0
         if self._stopped_by:
             return
-        if not self._steward:
-            self._start_steward(first=False)
         missing = set(range(1, self._worker.concurrency + 1)) - set(self._children.values())
-        if missing and self._is_crash_loop():
+        if (missing or not self._steward) and self._is_crash_loop():
             self._resume_at = time.monotonic() + CRASH_PAUSE_S
             self._crashes.popleft()
             return
+        if not self._steward:
+            self._start_steward(first=False)
         for index in sorted(missing):
             self._fork_child(index)
 
@@ -264,6 +267,7 @@ class Supervisor:
             self._store_is_gone()
         elif not self._stopped_by:
             logger.error("the steward ended: %s; another takes its place", exit_reason(code))
+            self._crashes.append(time.monotonic())
 
     def _store_is_gone(self) -> None:
         """Nothing can be kept any more: say so once and stop."""

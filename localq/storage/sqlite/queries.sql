@@ -123,7 +123,7 @@ select queue, place, count(*) from messages group by queue, place order by queue
 
 -- name: entries
 select key, value, expires_at from entries
-where key >= ?1 and key < ?1 || char(1114111) and (expires_at is null or expires_at > ?2) order by key;
+where key >= ? and key < ? || char(1114111) and (expires_at is null or expires_at > ?) order by key;
 
 -- name: entry
 select value from entries where key = ? and (expires_at is null or expires_at > ?);

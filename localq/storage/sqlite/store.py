@@ -272,7 +272,7 @@ class SqliteStorage:
         return self._session().gate.hold(self._bells.bell, queues, replies)
 
     def entries(self, prefix: str) -> list[Entry]:
-        return [Entry(*row) for row in self._session().read(query("entries"), prefix, clock.now())]
+        return [Entry(*row) for row in self._session().read(query("entries"), prefix, prefix, clock.now())]
 
     def write(self, key: str, value: str | None, expected: str | None, expires_at: float | None = None) -> bool:
         return self._write(lambda session: session.transact(_write_entry, session, key, value, expected, expires_at))

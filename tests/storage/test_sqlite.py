@@ -1,0 +1,668 @@
+"""What is special about the SQLite storage: its files, its plans, its forks, its full disks."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from forking import Line, ended, forked, killed
+from waiting import wait_until
+
+from localq.exceptions import (
+    DuplicateTaskId,
+    StoreCorrupt,
+    StoreFull,
+    StoreReplaced,
+    StoreUntrusted,
+    StoreVersionError,
+)
+from localq.message import Message, Outcome, Want
+from localq.storage.sqlite import SqliteStorage
+from localq.storage.sqlite.queries import HERE, query
+from localq.storage.sqlite.queries import claim as claim_query
+from localq.storage.sqlite.session import VERSION, migrations
+
+
+def message(id, body=b"[]", **fields):
+    return Message(id, "proj.add", body, checksum=1, **fields)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def storage(directory):
+    made = SqliteStorage(directory)
+    yield made
+    made.close()
+
+
+def ids_in(directory):
+    """What another program finds in the store: a process of its own, for SQLite's locks' sake."""
+    code = "import sqlite3,sys\nfor (i,) in sqlite3.connect(sys.argv[1]).execute('select id from messages'): print(i)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(directory / "queue.db")], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.split())
+
+
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+# -- Tables and plans ------------------------------------------------------------------------------
+
+
+def tables_of(*scripts):
+    connection = sqlite3.connect(":memory:")
+    for script in scripts:
+        connection.executescript(script)
+    rows = connection.execute("select type, name, tbl_name, sql from sqlite_master order by 1, 2").fetchall()
+    return [(*row[:3], re.sub(r"\s+", " ", re.sub(r"--[^\n]*", "", row[3] or "")).strip()) for row in rows]
+
+
+def test_migrations_lead_to_exactly_the_schema():
+    assert tables_of(*migrations()) == tables_of((HERE / "schema.sql").read_text("utf-8"))
+    assert len(migrations()) == VERSION
+
+
+def test_a_new_store_has_the_schema_its_mark_and_its_version(storage, directory):
+    storage.put([message("a")])
+    storage.close()
+    connection = sqlite3.connect(directory / "queue.db")
+    assert connection.execute("pragma user_version").fetchone() == (VERSION,)
+    assert connection.execute("pragma application_id").fetchone() == (0x6C636C71,)
+    assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
+    rows = connection.execute("select type, name from sqlite_master order by 1, 2").fetchall()
+    assert rows == [row[:2] for row in tables_of((HERE / "schema.sql").read_text("utf-8"))]
+    connection.close()
+
+
+@pytest.fixture
+def planner():
+    """Explains statements on a store with enough rows for an index to matter."""
+    connection = sqlite3.connect(":memory:")
+    connection.executescript((HERE / "schema.sql").read_text("utf-8"))
+    connection.executescript(
+        "with recursive n(i) as (select 1 union all select i + 1 from n where i < 5000)"
+        " insert into messages (id, name, body, queue, priority, content_type, checksum, retries, sent_at, visible_at,"
+        " ignore_result, waits_for, leads, place, hold)"
+        " select 'id' || i, 'n', x'', 'q' || (i % 3), 5, 'j', 0, 0, 0, i, 0, 0, 0,"
+        " case i % 3 when 0 then 'ready' when 1 then 'waiting' else 'held' end, iif(i % 3 = 2, 'owner:' || i, null)"
+        " from n; analyze;"
+    )
+
+    def plan(sql, values=None):
+        values = values if values is not None else [None] * sql.count("?")
+        return [row[3] for row in connection.execute(f"explain query plan {sql}", values).fetchall()]
+
+    yield plan
+    connection.close()
+
+
+@pytest.mark.parametrize("queues", [1, 3])
+def test_a_claim_reads_only_the_index_of_what_is_ready(planner, queues):
+    plan = planner(claim_query(queues))
+    touching = [step for step in plan if "messages" in step]
+    assert sum("messages_ready (queue=?)" in step for step in touching) == queues
+    for step in touching:
+        assert "messages_ready (queue=?)" in step or "INTEGER PRIMARY KEY" in step, plan
+    if queues == 1:
+        # Already in the order of the index, so it stops at the limit and never sorts a backlog.
+        inner = plan[: next(at for at, step in enumerate(plan) if "messages_ready" in step) + 1]
+        assert not any("TEMP B-TREE" in step for step in inner), plan
+
+
+@pytest.mark.parametrize(("name", "index"), [
+    ("promote", "messages_waiting"), ("due", "messages_waiting"), ("claims_of", "messages_held"),
+    ("progress", "messages_held"), ("fail_followers", "messages_held"), ("record", "messages_id"),
+    ("records", "messages_id"), ("members", "messages_members"), ("twin", "messages_id"),
+])  # fmt: skip
+def test_every_lookup_uses_the_index_made_for_it(planner, name, index):
+    plan = planner(query(name))
+    assert any(index in step for step in plan), plan
+    assert not any(step.startswith("SCAN messages") for step in plan), plan
+
+
+def test_the_ready_backlog_is_claimed_in_order_of_priority_then_arrival(storage):
+    storage.put([message("low", priority=9), message("first"), message("high", priority=0), message("second")])
+    claims = storage.settle((), Want("me", ("celery",), 9, 0.0)).claims
+    assert [claim.message.id for claim in claims] == ["high", "first", "second", "low"]
+
+
+# -- What is not a store ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def foreign(directory):
+    """A directory that looks like a store and holds another program's database."""
+    SqliteStorage(directory).put([message("a")])
+    for store in (directory,):
+        pid = forked(lambda: None)  # only to be sure that nothing of ours is open in this process
+        assert ended(pid) == 0
+        shutil.rmtree(store)
+    directory.mkdir(mode=0o700)
+    (directory / "gate.lock").touch(mode=0o600)
+    connection = sqlite3.connect(directory / "queue.db")
+    connection.execute("create table thesis (words text)")
+    connection.execute("insert into thesis values ('years of work')")
+    connection.commit()
+    connection.close()
+    (directory / "queue.db").chmod(0o600)
+    return directory
+
+
+def test_another_programs_database_is_refused_and_untouched(foreign):
+    before = (foreign / "queue.db").read_bytes()
+
+    def use():
+        with pytest.raises(StoreUntrusted, match="another program"):
+            SqliteStorage(foreign).put([message("a")])
+
+    assert ended(forked(use)) == 0
+    assert (foreign / "queue.db").read_bytes() == before
+    assert not (foreign / "queue.db-wal").exists()
+
+
+def test_a_file_that_is_no_database_is_refused_and_untouched(directory):
+    directory.mkdir(mode=0o700)
+    (directory / "gate.lock").touch(mode=0o600)
+    (directory / "queue.db").write_bytes(b"dear diary " * 500)
+    (directory / "queue.db").chmod(0o600)
+
+    def use():
+        with pytest.raises(StoreCorrupt, match="left as it is"):
+            SqliteStorage(directory).put([message("a")])
+
+    assert ended(forked(use)) == 0
+    assert (directory / "queue.db").read_bytes() == b"dear diary " * 500
+
+
+def test_a_store_of_a_newer_localq_is_refused_and_untouched(directory):
+    assert ended(forked(lambda: SqliteStorage(directory).put([message("a")]))) == 0
+    connection = sqlite3.connect(directory / "queue.db")
+    connection.execute("pragma user_version = 99")
+    connection.close()
+    before = (directory / "queue.db").read_bytes()
+
+    def use():
+        with pytest.raises(StoreVersionError, match=f"schema 99, this one knows {VERSION}"):
+            SqliteStorage(directory).put([message("b")])
+
+    assert ended(forked(use)) == 0
+    assert (directory / "queue.db").read_bytes() == before
+    assert ids_in(directory) == {"a"}
+
+
+def test_a_store_whose_making_was_cut_short_is_finished(directory):
+    directory.mkdir(mode=0o700)
+    (directory / "gate.lock").touch(mode=0o600)
+    (directory / "queue.db").touch(mode=0o600)
+    storage = SqliteStorage(directory)
+    storage.put([message("a")])
+    assert set(storage.records(["a"])) == {"a"}
+    storage.close()
+
+
+# -- Files that vanish or are touched --------------------------------------------------------------
+
+
+def open_and_close_everything(directory):
+    """What a backup, a virus scanner or `grep -r` in our own process does: SQLite's locks are gone."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                file.read()
+
+
+def put_and_close(directory, id):
+    store = SqliteStorage(directory)
+    store.put([message(id)])
+    store.close()
+
+
+def test_opening_and_closing_every_file_loses_nothing(storage, directory):
+    storage.put([message("before")])
+    open_and_close_everything(directory)
+    # To this process the store looks unused, so its last close checkpoints and deletes the WAL.
+    assert ended(forked(lambda: put_and_close(directory, "elsewhere"))) == 0
+    storage.put([message("after")])
+    assert set(storage.records(["before", "elsewhere", "after"])) == {"before", "elsewhere", "after"}
+    assert ids_in(directory) == {"before", "elsewhere", "after"}
+
+
+def test_a_thread_that_reads_every_file_all_the_time_loses_nothing(storage, directory):
+    """Every id whose put returned is in the store, while other processes come and go."""
+    storage.put([message("first")])
+    stop = threading.Event()
+
+    def read():
+        while not stop.is_set():
+            open_and_close_everything(directory)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    returned = {"first"}
+    try:
+        for turn in range(15):
+            pid = forked(lambda turn=turn: put_and_close(directory, f"other-{turn}"))
+            for number in range(10):
+                storage.put([message(f"mine-{turn}-{number}")])
+                returned.add(f"mine-{turn}-{number}")
+            assert ended(pid) == 0
+            returned.add(f"other-{turn}")
+    finally:
+        stop.set()
+        reader.join()
+    storage.close()
+    assert ids_in(directory) == returned
+
+
+def test_a_transaction_on_a_wal_that_is_gone_is_done_again_in_the_new_one(storage, directory):
+    storage.put([message("a"), message("b")])
+    claims = storage.settle((), Want("me", ("celery",), 2, 0.0)).claims
+    open_and_close_everything(directory)
+    assert ended(forked(lambda: put_and_close(directory, "c"))) == 0
+    turn = storage.settle([Outcome(c.seq, c.token, c.message.id, "SUCCESS") for c in claims], Want("me", ("celery",), 9, 0.0))
+    assert turn.stale == []
+    assert [claim.message.id for claim in turn.claims] == ["c"]
+
+
+def test_a_removed_store_is_an_error_and_is_not_made_again(storage, directory):
+    storage.put([message("a")])
+    shutil.rmtree(directory)
+    with pytest.raises(StoreReplaced, match="nothing was written"):
+        storage.put([message("b")])
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("act", [
+    lambda storage: storage.settle((), Want("me", ("celery",), 1, 0.0)),
+    lambda storage: storage.write("key", "value", None),
+    lambda storage: storage.maintain(),
+    lambda storage: storage.put([message("x"), message("y")]),
+    lambda storage: storage.forget(["a"]),
+], ids=["settle", "write", "maintain", "put many", "forget"])  # fmt: skip
+def test_every_write_notices_that_the_store_is_gone(storage, directory, act):
+    storage.put([message("a")])
+    directory.rename(directory.with_name("moved"))
+    before = contents(directory.with_name("moved"))
+    with pytest.raises(StoreReplaced):
+        act(storage)
+    assert not directory.exists()
+    assert contents(directory.with_name("moved")) == before
+
+
+def test_a_replaced_store_is_written_to_as_what_it_is_now(storage, directory):
+    storage.put([message("old")])
+    directory.rename(directory.with_name("moved"))
+    assert ended(forked(lambda: put_and_close(directory, "new"))) == 0
+    with pytest.raises(StoreReplaced):
+        storage.maintain()
+    storage.put([message("mine")])
+    assert set(storage.records(["old", "new", "mine"])) == {"new", "mine"}
+
+
+# -- Forks and threads -----------------------------------------------------------------------------
+
+
+def test_a_forked_child_has_handles_of_its_own(storage, directory):
+    storage.put([message("parent")])
+    parents = {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)}
+    assert any(name.endswith("queue.db") for name in parents)
+
+    def child():
+        assert set(storage.records(["parent"])) == {"parent"}
+        storage.put([message("child")])
+        storage.close()
+
+    assert ended(forked(child)) == 0
+    storage.put([message("parent again")])
+    assert ids_in(directory) >= {"parent", "child"}
+    assert set(storage.records(["parent again"])) == {"parent again"}
+
+
+def _is_open(fd):
+    try:
+        os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def test_a_fork_in_the_middle_of_anothers_transaction_harms_neither(storage, directory):
+    storage.put([message("before")])
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow_transaction():
+        session = storage._session()
+
+        def work():
+            inside.set()
+            go_on.wait(30)
+            session.execute("update messages set name = 'changed' where id = 'before'")
+
+        session.transact(work)
+
+    thread = threading.Thread(target=slow_transaction)
+    thread.start()
+    assert inside.wait(30)
+    line = Line()
+
+    def child():
+        line.say()
+        storage.put([message("child")])  # waits at the gate for the parent's transaction
+        assert storage.records(["before"])["before"].name == "changed"
+        storage.close()
+
+    pid = forked(child)
+    line.hear()
+    go_on.set()
+    thread.join()
+    assert ended(pid) == 0
+    storage.put([message("after")])
+    assert set(storage.records(["before", "child", "after"])) == {"before", "child", "after"}
+
+
+def test_a_child_that_ends_in_the_ordinary_way_leaves_its_parents_store_alone(directory):
+    code = (
+        "import os, sys\n"
+        "from localq import LocalQ\n"
+        "app = LocalQ('x', store=sys.argv[1])\n"
+        "app.send_task('one')\n"
+        "pid = os.fork()\n"
+        "if not pid:\n"
+        "    app.send_task('child')\n"
+        "    sys.exit()\n"
+        "assert os.waitpid(pid, 0)[1] == 0\n"
+        "for _ in range(50): app.send_task('more')\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(directory)], check=True, timeout=60)
+    assert len(ids_in(directory)) == 52
+
+
+def test_threads_that_end_take_their_connections_with_them(storage):
+    storage.put([message("a")])
+
+    def open_files():
+        return sum("store" in _target(fd) for fd in os.listdir("/proc/self/fd"))
+
+    before = open_files()
+    for turn in range(5):
+        thread = threading.Thread(target=lambda turn=turn: storage.put([message(f"t{turn}")]))
+        thread.start()
+        thread.join()
+    storage._sync.finish()
+    wait_until(lambda: open_files() <= before, what="descriptors of ended threads are closed")
+    assert len(storage._sessions) == 1
+
+
+def _target(fd):
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:
+        return ""
+
+
+def test_a_writer_that_is_killed_leaves_whole_messages_and_an_open_gate(storage, directory):
+    """Killed at twenty moments of a flood of bulk puts: each bulk is there in full or not at all."""
+
+    def flood():
+        store = SqliteStorage(directory)
+        for turn in range(10**6):
+            store.put([message(f"{os.getpid()}-{turn}-{n}") for n in range(20)])
+
+    for _ in range(20):
+        pid = forked(flood)
+        wait_until(lambda pid=pid: any(c.number for c in storage.counts()))
+        killed(pid)
+        storage.put([message(f"after-{pid}")])
+    bulks: dict[str, int] = {}
+    for id in ids_in(directory):
+        if not id.startswith("after"):
+            bulk = id.rpartition("-")[0]
+            bulks[bulk] = bulks.get(bulk, 0) + 1
+    assert set(bulks.values()) == {20}
+
+
+def test_a_refused_bulk_put_writes_none_of_it(storage):
+    storage.put([message("taken", b"[1]")])
+    with pytest.raises(DuplicateTaskId):
+        storage.put([message(f"m{n}") for n in range(100)] + [message("taken", b"[2]")])
+    assert sum(count.number for count in storage.counts()) == 1
+
+
+# -- A full disk -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_disk(path, size="3m"):
+    path.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(path)], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"cannot mount a small disk: {done.stderr.strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    with small_disk(tmp_path / "disk") as path:
+        yield path
+
+
+def fill(path):
+    """Leave not a byte."""
+    with open(path / "ballast", "wb", buffering=0) as file:
+        for size in (65536, 4096, 1):
+            try:
+                while file.write(b"x" * size):
+                    pass
+            except OSError:
+                pass
+
+
+def test_a_full_disk_refuses_a_put_and_nothing_of_it_appears(disk):
+    def use():
+        storage = SqliteStorage(disk / "store")
+        storage.put([message("before")])
+        fill(disk)
+        with pytest.raises(StoreFull, match="nothing was written"):
+            for number in range(10_000):
+                storage.put([message(f"big-{number}", b"x" * 5000)])
+        with pytest.raises(StoreFull):
+            storage.put([message(f"bulk-{number}", b"x" * 5000) for number in range(300)])
+        assert set(storage.records(["before"])) == {"before"}
+        known = {id for id in (f"big-{number}" for number in range(10_000)) if storage.records([id])}
+        assert storage.records([f"bulk-{number}" for number in range(300)]) == {}
+        (disk / "ballast").unlink()
+        storage.put([message("after")])
+        assert {id for id in (f"big-{n}" for n in range(200)) if storage.records([id])} == {
+            id for id in known if int(id.split("-")[1]) < 200
+        }
+        storage.close()
+
+    assert ended(forked(use)) == 0
+    assert "after" in ids_in(disk / "store")
+
+
+def test_what_runs_can_still_be_settled_or_says_that_the_disk_is_full(disk):
+    def use():
+        storage = SqliteStorage(disk / "store")
+        storage.put([message("a")])
+        (claim,) = storage.settle((), Want("me", ("celery",), 1, 0.0)).claims
+        fill(disk)
+        big = Outcome(claim.seq, claim.token, "a", "SUCCESS", result=b"x" * 4_000_000)
+        with pytest.raises(StoreFull):
+            storage.settle([big])
+        assert storage.records(["a"])["a"].place == "held"
+        (disk / "ballast").unlink()
+        assert storage.settle([big._replace(result=b"small")]).stale == []
+        assert storage.records(["a"])["a"].state == "SUCCESS"
+        storage.close()
+
+    assert ended(forked(use)) == 0
+
+
+@pytest.mark.parametrize("act", [
+    lambda storage: storage.enlist({"kind": "test"}),
+    lambda storage: [storage.bell(("celery",)).raise_() for _ in range(200)],
+], ids=["enlist", "bell"])  # fmt: skip
+def test_a_full_disk_is_an_error_and_never_a_crash_of_the_process(disk, act):
+    def use():
+        storage = SqliteStorage(disk / "store")
+        storage.put([message("a")])
+        fill(disk)
+        try:
+            kept = act(storage)
+        except StoreFull:
+            kept = None
+        del kept
+
+    assert ended(forked(use)) == 0
+
+
+def test_a_store_cannot_be_made_on_a_full_disk_and_can_once_there_is_room(disk):
+    def use():
+        fill(disk)
+        with pytest.raises(StoreFull):
+            SqliteStorage(disk / "store").put([message("a")])
+        (disk / "ballast").unlink()
+        storage = SqliteStorage(disk / "store")
+        storage.put([message("b")])
+        assert set(storage.records(["a", "b"])) == {"b"}
+        storage.close()
+
+    assert ended(forked(use)) == 0
+
+
+# -- Durability ------------------------------------------------------------------------------------
+
+PUTS = """
+import os, sys
+from localq import LocalQ
+app = LocalQ("x", store=sys.argv[1], durability=sys.argv[2])
+app.send_task("warm.up")
+for number in range(5):
+    os.write(2, b"BEGIN")
+    app.send_task("x.y")
+    os.write(2, b"END")
+os._exit(0)
+"""
+
+
+def syncs_per_put(tmp_path, durability):
+    """How many times a put synced before it returned, for five puts, as the kernel saw them."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed")
+    trace = tmp_path / "trace"
+    command = [strace, "-f", "-e", "trace=fdatasync,fsync,write", "-o", str(trace), sys.executable, "-c", PUTS]
+    done = subprocess.run([*command, str(tmp_path / "store"), durability], capture_output=True, timeout=60)
+    if done.returncode:
+        pytest.skip(f"strace does not work here: {done.stderr[-200:]!r}")
+    main = re.search(r'(?m)^(\d+) +write\(2, "BEGIN"', trace.read_text())[1]
+    mine = [line for line in trace.read_text().splitlines() if line.startswith(f"{main} ")]
+    counts, inside = [], False
+    for line in mine:
+        if '"BEGIN"' in line:
+            inside = True
+            counts.append(0)
+        elif '"END"' in line:
+            inside = False
+        elif inside and "sync(" in line:
+            counts[-1] += 1
+    return counts
+
+
+def test_in_full_durability_a_put_is_on_the_disk_before_it_returns(tmp_path):
+    assert syncs_per_put(tmp_path, "full") == [1] * 5
+
+
+def test_in_standard_durability_a_put_waits_for_no_disk(tmp_path):
+    assert syncs_per_put(tmp_path, "standard") == [0] * 5
+
+
+def test_in_standard_durability_a_lonely_writer_syncs_soon_after(storage):
+    storage.put([message("a")])
+    before = storage._bells.synced_at()
+    storage.put([message("b")])
+    wait_until(lambda: storage._bells.synced_at() > before, what="the write is synced without a worker")
+
+
+def test_at_the_end_of_a_process_nothing_is_left_unsynced(tmp_path):
+    code = PUTS.replace("os._exit(0)", "os.write(2, b'EXIT')")
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed")
+    trace = tmp_path / "trace"
+    command = [strace, "-f", "-e", "trace=fdatasync,fsync,write", "-o", str(trace), sys.executable, "-c", code]
+    done = subprocess.run([*command, str(tmp_path / "store"), "standard"], capture_output=True, timeout=60)
+    if done.returncode:
+        pytest.skip(f"strace does not work here: {done.stderr[-200:]!r}")
+    after = trace.read_text().partition('"EXIT"')[2]
+    assert "sync(" in after
+
+
+# -- The WAL ---------------------------------------------------------------------------------------
+
+
+def wal_size(directory):
+    return (Path(directory) / "queue.db-wal").stat().st_size
+
+
+def test_a_writer_checkpoints_when_nobody_else_does(storage, directory):
+    for number in range(40):
+        storage.put([message(f"m{number}", b"x" * 1_000_000)])
+    assert wal_size(directory) < 20 * 1024 * 1024
+    assert storage.counts()[0].number == 40
+
+
+def test_a_steward_keeps_the_wal_small(storage, directory):
+    for number in range(8):
+        storage.put([message(f"m{number}", b"x" * 1_000_000)])
+    assert wal_size(directory) > 4 * 1024 * 1024
+    storage.maintain()
+    assert wal_size(directory) < 4 * 1024 * 1024
+    assert storage.counts()[0].number == 8
+
+
+def test_the_last_close_leaves_one_file_and_everything_in_it(storage, directory):
+    storage.put([message("a")])
+    storage.close()
+    assert not (directory / "queue.db-wal").exists()
+    assert ids_in(directory) == {"a"}
+
+
+def test_a_killed_process_leaves_its_work_to_the_next(directory):
+    line = Line()
+
+    def live():
+        store = SqliteStorage(directory)
+        store.put([message("a")])
+        line.say()
+        signal.pause()
+
+    pid = forked(live)
+    line.hear()
+    killed(pid)
+    storage = SqliteStorage(directory)
+    assert set(storage.records(["a"])) == {"a"}
+    storage.close()
