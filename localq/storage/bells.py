@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from localq.storage.place import file_fault, make_directory, make_file, open_file
+from localq.storage.place import allocate, file_fault, make_directory, make_file, open_file
 
 SLOTS = 512
 _FLAGS_AT = 64
@@ -236,7 +236,7 @@ def _open_board(path: Path) -> mmap.mmap:
     fd = open_file(path, os.O_RDWR)
     try:
         if os.fstat(fd).st_size < BOARD_SIZE:
-            os.ftruncate(fd, BOARD_SIZE)
+            allocate(fd, BOARD_SIZE, path)
         return mmap.mmap(fd, BOARD_SIZE)
     finally:
         os.close(fd)

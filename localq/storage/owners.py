@@ -23,7 +23,7 @@ from typing import Any
 
 from localq.message import Claim, Message, Outcome
 from localq.storage.base import OwnerInfo
-from localq.storage.place import disk_error, make_directory, make_file, open_file
+from localq.storage.place import allocate, make_directory, make_file, open_file
 
 #: Bytes of an owner's notes. An outcome that does not fit is settled before the next task starts.
 NOTES_SIZE = 256 * 1024
@@ -168,14 +168,8 @@ def _make_notes(path: Path) -> mmap.mmap:
     make_file(path)
     fd = open_file(path, os.O_RDWR)
     try:
-        # Allocated now: a full disk must not become a SIGBUS in the middle of a task.
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(fd, 0, NOTES_SIZE)
-        else:
-            os.write(fd, bytes(NOTES_SIZE))
+        allocate(fd, NOTES_SIZE, path)
         return mmap.mmap(fd, NOTES_SIZE)
-    except OSError as exc:
-        raise disk_error(exc, path) from exc
     finally:
         os.close(fd)
 

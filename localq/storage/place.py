@@ -109,6 +109,17 @@ def disk_error(exc: OSError, path: Path) -> StoreError:
     return StoreReadOnly(f"cannot make {path}: {exc.strerror}; choose another place with store=")
 
 
+def allocate(fd: int, size: int, path: Path) -> None:
+    """Give a file its size and its blocks now: a full disk must not become a SIGBUS in the middle of a task."""
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, size)
+        else:
+            os.write(fd, bytes(size))
+    except OSError as exc:
+        raise disk_error(exc, path) from exc
+
+
 def open_file(path: Path, flags: int) -> int:
     """Open a file of the store and return its descriptor.
 

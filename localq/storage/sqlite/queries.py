@@ -36,4 +36,7 @@ def with_rows(name: str, rows: int, columns: int) -> str:
 @cache
 def claim(queues: int) -> str:
     """Return the claim for so many queues."""
-    return texts()["claim"].replace("{queues}", " union all ".join([texts()["claim_queue"]] * queues))
+    first = texts()["first_of_one"]
+    if queues > 1:
+        first = texts()["first_of_all"].replace("{queues}", " union all ".join([texts()["first_of_each"]] * queues))
+    return texts()["claim"].replace("{first}", first)

@@ -1,5 +1,5 @@
 -- Every statement of the SQLite storage, by name. {rows} stands for as many row values as a call brings,
--- {queues} for one sub-select per queue. `Queries` fills them in and keeps the texts.
+-- {first} and {queues} for sub-selects. `Queries` fills them in and keeps the texts.
 
 -- name: put
 -- One statement for a chunk of messages: executemany lets go of the GIL for every row.
@@ -21,14 +21,22 @@ returning queue;
 
 -- name: claim
 update messages set place = 'held', hold = ?, token = token + 1
-where seq in (select seq from ({queues}) order by priority, seq limit ?)
+where seq in ({first})
 returning seq, token, redeliveries,
     id, name, body, queue, priority, content_type, compression, signature, checksum, headers, origin, reply_to,
     retries, sent_at, visible_at, expires_at, ignore_result, after, waits_for, group_id, position, leads;
 
--- name: claim_queue
--- One of {queues}: ordered by its index, so it stops after as many rows as are wanted.
-select * from (select seq, priority from messages where place = 'ready' and queue = ? order by priority, seq limit ?)
+-- name: first_of_one
+-- {first} where one queue is served: ordered by its index, so it stops after as many rows as are wanted.
+select seq from messages where place = 'ready' and queue = ? order by priority, seq limit ?;
+
+-- name: first_of_all
+-- {first} where several are: the first of each, and of those the first.
+select seq from ({queues}) order by priority, seq limit ?;
+
+-- name: first_of_each
+-- One of {queues}.
+select * from (select seq, priority from messages where place = 'ready' and queue = ? order by priority, seq limit ?);
 
 -- name: settle
 -- Attempts that ended; one without a state (Ignore) leaves state and result as they are. Fenced: a claim that was given to somebody else since, or has ended, matches nothing.

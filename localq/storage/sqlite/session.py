@@ -82,13 +82,16 @@ class Session:
             uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256,
             timeout=FOREIGN_WAIT_MS / 1000,
         )  # fmt: skip
+        # Before anything is set: a journal mode is written into the file.
+        tables, version = _look_inside(connection, self.path)
         # Memory maps and checkpoints of SQLite's own accord are off: the gate decides (reliability.md 0.3).
         for pragma in (
             f"page_size={PAGE_SIZE}", "journal_mode=wal", "synchronous=normal", "wal_autocheckpoint=0", "mmap_size=0",
             "trusted_schema=off", "cell_size_check=on", "temp_store=memory",
         ):  # fmt: skip
             connection.execute(f"pragma {pragma}")
-        _bring_up(connection, self.path)
+        if version < VERSION:
+            _bring_up(connection, tables, version)
         return connection
 
     def write(self, work: Callable[..., T], *args: Any) -> T:
@@ -197,8 +200,8 @@ def _look_at(path: Path) -> None:
         raise StoreUntrusted(f"{path} is not a file of a store: {fault}")
 
 
-def _bring_up(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables of a new store, bring an old one up to date, refuse what is neither."""
+def _look_inside(connection: sqlite3.Connection, path: Path) -> tuple[int, int]:
+    """Count the tables and read the schema's version; refuse what is no store of ours, and write nothing."""
     (version,) = connection.execute("pragma user_version").fetchone()
     (application,) = connection.execute("pragma application_id").fetchone()
     tables = connection.execute("select count(*) from sqlite_master").fetchone()[0]
@@ -208,10 +211,14 @@ def _bring_up(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreVersionError(
             f"{path} was written by a newer localq (schema {version}, this one knows {VERSION}); upgrade this localq"
         )
-    if version < VERSION:
-        steps = migrations()[version:] if tables else [(HERE / "schema.sql").read_text("utf-8")]
-        marks = f"pragma application_id = {APPLICATION_ID}; pragma user_version = {VERSION};"
-        connection.executescript(f"begin immediate; {' '.join(steps)} {marks} commit;")
+    return tables, version
+
+
+def _bring_up(connection: sqlite3.Connection, tables: int, version: int) -> None:
+    """Make the tables of a new store, or bring an old one up to date."""
+    steps = migrations()[version:] if tables else [(HERE / "schema.sql").read_text("utf-8")]
+    marks = f"pragma application_id = {APPLICATION_ID}; pragma user_version = {VERSION};"
+    connection.executescript(f"begin immediate; {' '.join(steps)} {marks} commit;")
 
 
 def migrations() -> list[str]:

@@ -330,7 +330,8 @@ def _claim(session: Session, want: Want) -> list[Claim]:
     values = [f"owner:{want.owner}"]
     for queue in want.queues:
         values += (queue, want.limit)  # type: ignore[arg-type]
-    values.append(want.limit)  # type: ignore[arg-type]
+    if len(want.queues) > 1:
+        values.append(want.limit)  # type: ignore[arg-type]
     rows = session.execute(claim_query(len(want.queues)), values).fetchall()
     # RETURNING promises no order.
     rows.sort(key=lambda row: (row[7], row[0]))
