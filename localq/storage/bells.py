@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from localq.storage.place import allocate, file_fault, make_directory, make_file, open_file
+from localq.storage.place import allocate, file_fault, make_directory, make_file, open_file, removed
 
 SLOTS = 512
 _FLAGS_AT = 64
@@ -53,7 +53,10 @@ class Bells:
         """Make a bell and enter it on the board. The caller holds the gate, so that no slot is taken twice."""
         name = os.urandom(8).hex()
         path = self.directory / name
-        os.mkfifo(path, 0o600)
+        try:
+            os.mkfifo(path, 0o600)
+        except FileNotFoundError:
+            raise removed(self.directory.parent) from None
         os.chmod(path, 0o600)  # whatever the umask
         # Read and write: a reader that has no writer would never sleep.
         fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -23,7 +23,7 @@ from typing import Any
 
 from localq.message import Claim, Message, Outcome
 from localq.storage.base import OwnerInfo
-from localq.storage.place import allocate, make_directory, make_file, open_file
+from localq.storage.place import allocate, make_directory, make_file, open_file, removed
 
 #: Bytes of an owner's notes. An outcome that does not fit is settled before the next task starts.
 NOTES_SIZE = 256 * 1024
@@ -50,12 +50,15 @@ class Owners:
         path, hidden = self.directory / name, self.directory / f".{name}"
         # Locked under a hidden name first: nobody ever sees a named file that is not locked.
         facts = {**identity(), **about}
-        make_file(hidden, json.dumps(facts).encode())
-        fd = open_file(hidden, os.O_RDWR)
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        notes = _make_notes(self.directory / f"{name}.notes") if journal else None
-        self._mine[name] = facts
-        os.rename(hidden, path)
+        try:
+            make_file(hidden, json.dumps(facts).encode())
+            fd = open_file(hidden, os.O_RDWR)
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            notes = _make_notes(self.directory / f"{name}.notes") if journal else None
+            self._mine[name] = facts
+            os.rename(hidden, path)
+        except FileNotFoundError:
+            raise removed(self.directory.parent) from None
         return LockedOwner(self, name, fd, notes)
 
     def is_alive(self, name: str) -> bool:
@@ -80,7 +83,10 @@ class Owners:
 
     def infos(self) -> list[OwnerInfo]:
         """Return everybody who has a file here."""
-        names = sorted(entry for entry in os.listdir(self.directory) if "." not in entry)
+        try:
+            names = sorted(entry for entry in os.listdir(self.directory) if "." not in entry)
+        except FileNotFoundError:
+            raise removed(self.directory.parent) from None
         return [OwnerInfo(name, self.is_alive(name), self._about(name)) for name in names]
 
     def _about(self, name: str) -> dict[str, object]:

@@ -12,7 +12,7 @@ import os
 import stat
 from pathlib import Path
 
-from localq.exceptions import StoreError, StoreFull, StoreReadOnly, StoreUntrusted
+from localq.exceptions import StoreError, StoreFull, StoreReadOnly, StoreReplaced, StoreUntrusted
 
 #: The file whose presence says that a directory is a store. Made first.
 MARK = "gate.lock"
@@ -102,8 +102,15 @@ def make_file(path: Path, content: bytes = b"") -> None:
         os.close(fd)
 
 
+def removed(directory: Path) -> StoreReplaced:
+    """The error for a store that is not there any more."""
+    return StoreReplaced(f"{directory} was removed while in use; nothing was written")
+
+
 def disk_error(exc: OSError, path: Path) -> StoreError:
     """Say in our words what the system said when something could not be made."""
+    if exc.errno == errno.ENOENT:
+        return removed(path.parent)
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(f"cannot make {path}: {exc.strerror}; free some space")
     return StoreReadOnly(f"cannot make {path}: {exc.strerror}; choose another place with store=")
