@@ -500,7 +500,7 @@ class Wait:
             return
         self._next_scan = now + PATIENCE_S
         storage = self._backend.storage
-        sweep(storage)
+        sweep(storage, limit=self._backend.conf.task_max_redeliveries)
         if self._has_hinted:
             return
         self._has_hinted = True

@@ -24,7 +24,13 @@ GLOBAL: tuple[Any, ...] = (
     click.Option(
         ["-A", "--app", "app_spec"], metavar="MODULE[:APP]", help="The app: module, module:attribute or file.py."
     ),
-    click.Option(["-b", "--broker", "--store", "store"], metavar="PATH", help="The store, if not the app's own."),
+    # Not from the environment: there LOCALQ_STORE is weaker than what the app was told, as it is in a script.
+    click.Option(
+        ["-b", "--broker", "--store", "store"],
+        metavar="PATH",
+        help="The store, if not the app's own.",
+        allow_from_autoenv=False,
+    ),
     click.Option(["--workdir"], metavar="DIR", help="Change to this directory first."),
     click.Option(["-C", "--no-color", "no_color"], is_flag=True, help="No colour."),
     click.Option(["-q", "--quiet"], is_flag=True, help="No banner."),

@@ -55,11 +55,11 @@ class Bells:
         path = self.directory / name
         try:
             os.mkfifo(path, 0o600)
+            os.chmod(path, 0o600)  # whatever the umask
+            # Read and write: a reader that has no writer would never sleep.
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             raise removed(self.directory.parent) from None
-        os.chmod(path, 0o600)  # whatever the umask
-        # Read and write: a reader that has no writer would never sleep.
-        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         mask = 0
         for queue in queues:
             mask |= self._mask(queue)

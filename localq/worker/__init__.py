@@ -120,9 +120,9 @@ class Worker:
         """Tell whoever watches that the worker is stopping."""
         print(text, file=sys.stderr, flush=True)
 
-    def say_error(self, text: str) -> None:
+    def say_error(self, text: str, code: str = "LQ020") -> None:
         """Tell whoever watches why the worker cannot work."""
-        print(f"error: {text}", file=sys.stderr, flush=True)
+        print(f"error[{code}]: {text}", file=sys.stderr, flush=True)
 
 
 def configure_logging(app: Any, level: int) -> None:

@@ -60,7 +60,7 @@ class Solo:
             thread.join(35)
             os.close(line_read)
         if self._error is not None:
-            worker.say_error(str(self._error))
+            worker.say_error(str(self._error), "LQ021" if self._exit_code == EX_NODE else "LQ020")
         signals.worker_shutdown.send(worker)
         return self._exit_code
 

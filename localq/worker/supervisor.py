@@ -170,7 +170,8 @@ class Supervisor:
         index = self._children.pop(pid)
         if code == EX_STORE:
             self._store_is_gone()
-        if code != EX_OK:
+        # A child ends well when it is told to; a task that calls os._exit(0) is a loss like any other.
+        if code != EX_OK or not self._stopped_by:
             reason = self._killed_because or exit_reason(code)
             self._tell({"died": pid, "reason": reason})
             if not self._stopped_by:
@@ -234,7 +235,10 @@ class Supervisor:
             return said
         if first:
             self._exit_code = int(said.get("code", EX_STORE))
-            self._worker.say_error(str(said.get("error", "the steward died before it had opened the store")))
+            self._worker.say_error(
+                str(said.get("error", "the steward died before it had opened the store")),
+                "LQ021" if self._exit_code == EX_NODE else "LQ020",
+            )
             os.kill(self._steward, signal.SIGKILL)
             os.waitpid(self._steward, 0)
         return None

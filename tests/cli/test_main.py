@@ -51,14 +51,18 @@ def test_help_starts_with_the_command_to_start_with(tmp_path):
     assert "localq -A tasks worker" in localq("--help", cwd=tmp_path).stdout
 
 
-@pytest.mark.parametrize("words", [["-A", "tasks", "report"], ["report", "-A", "tasks"], ["--app=tasks", "report"], ["report"]])
+@pytest.mark.parametrize(
+    "words", [["-A", "tasks", "report"], ["report", "-A", "tasks"], ["--app=tasks", "report"], ["report"]]
+)
 def test_the_app_is_named_before_or_after_the_command_or_found(here, words):
     done = localq(*words, cwd=here)
     assert done.returncode == 0, done.stderr
     assert f"sqlite:///{here}/.localq" in done.stdout
 
 
-@pytest.mark.parametrize("words", [["-b", "other", "report"], ["report", "-b", "other"], ["report", "--store", "other"]])
+@pytest.mark.parametrize(
+    "words", [["-b", "other", "report"], ["report", "-b", "other"], ["report", "--store", "other"]]
+)
 def test_the_store_is_named_before_or_after_and_is_relative_to_the_current_directory(here, words):
     done = localq("-A", "tasks", *words, cwd=here)
     assert f"sqlite:///{here}/other" in done.stdout

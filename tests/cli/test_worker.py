@@ -56,7 +56,9 @@ def send(here, call):
 
 def result(here, id):
     """What another process sees: the state, and the value or error."""
-    code = f"import tasks; r = tasks.app.AsyncResult({id!r}); r.get(timeout=20, propagate=False); print(r.state, r.result)"
+    code = (
+        f"import tasks; r = tasks.app.AsyncResult({id!r}); r.get(timeout=20, propagate=False); print(r.state, r.result)"
+    )
     return python("-c", code, cwd=here).strip()
 
 
@@ -88,7 +90,9 @@ def test_the_log_has_celerys_lines(here, pool):
         running.saw(f"tasks.talk[{talked}]: hello from inside")
         name = "ForkPoolWorker-1" if pool == "prefork" else "MainProcess"
         line = next(line for line in running.text.splitlines() if f"[{id}] succeeded" in line)
-        assert re.fullmatch(rf"\[\d{{4}}-\d\d-\d\d [\d:,]+: INFO/{name}\] Task tasks.add\[{id}\] succeeded in [\d.e-]+s: 5", line)
+        assert re.fullmatch(
+            rf"\[\d{{4}}-\d\d-\d\d [\d:,]+: INFO/{name}\] Task tasks.add\[{id}\] succeeded in [\d.e-]+s: 5", line
+        )
         assert f"sqlite:///{here}/.localq" in running.text
         assert "tasks.add" in running.text
         assert "mingle" not in running.text
@@ -116,8 +120,11 @@ def test_a_terminal_gets_the_banner(here):
     try:
         wait_until(lambda: log.exists() and " ready." in log.read_text("utf-8", "replace"), what="the worker is ready")
         text = log.read_text("utf-8", "replace")
-        for part in (" -------------- localq@", "[config]", ".> app:         proj:0x", ".> concurrency: 1 (prefork)",
-                     "[queues]", "exchange=celery(direct) key=celery", "[tasks]", "  . tasks.add", f"{here}/.localq"):  # fmt: skip
+        parts = (
+            " -------------- localq@", "[config]", ".> app:         proj:0x", ".> concurrency: 1 (prefork)", "[queues]",
+            "exchange=celery(direct) key=celery", "[tasks]", "  . tasks.add", f"{here}/.localq",
+        )  # fmt: skip
+        for part in parts:
             assert part in text
     finally:
         process.kill()
@@ -223,7 +230,7 @@ def test_a_store_that_vanishes_ends_the_worker_with_a_word_and_its_own_code(here
             send(here, "add.delay(1, 1)")
         assert running.ended() == 74
         assert str(store) in running.text
-        assert "error" in running.text
+        assert "error[LQ020]: " in running.text
         assert "Traceback" not in running.text
     if how != "replaced":
         assert not store.exists()
@@ -244,7 +251,10 @@ def test_a_task_that_runs_when_its_store_vanishes_may_end(here):
 
 
 def test_a_second_worker_of_the_same_name_gets_a_number_and_a_given_name_is_refused(here):
-    with worker("-A", "tasks", "worker", "-c", "1", cwd=here) as first, worker("-A", "tasks", "worker", "-c", "1", cwd=here) as second:
+    with (
+        worker("-A", "tasks", "worker", "-c", "1", cwd=here) as first,
+        worker("-A", "tasks", "worker", "-c", "1", cwd=here) as second,
+    ):
         assert re.search(r"localq@\S+ ready\.", first.text)
         assert re.search(r"localq2@\S+ ready\.", second.text)
         with worker("-A", "tasks", "worker", "-c", "1", "-n", "w1", cwd=here) as named:
@@ -252,7 +262,7 @@ def test_a_second_worker_of_the_same_name_gets_a_number_and_a_given_name_is_refu
             for pool in ("prefork", "solo"):
                 done = localq("-A", "tasks", "worker", "-n", "w1@%h", "-P", pool, cwd=here)
                 assert done.returncode == 73
-                assert re.search(r"error(\[LQ\d+\])?: node name w1@\S+ belongs to a worker that is running", done.stderr)
+                assert re.search(r"error\[LQ021\]: node name w1@\S+ belongs to a worker that is running", done.stderr)
 
 
 def test_a_name_is_free_again_when_its_worker_is_dead(here):

@@ -287,6 +287,6 @@ def test_notes_of_any_bytes_are_read_without_a_crash(tmp_path_factory, data):
     owner = view.enlist({}, journal=True)
     with open(view.directory / f"{owner.name}.notes", "r+b") as file:
         file.write(data)
-    started, mode, ended = view.notes(owner.name)
+    _, _, ended = view.notes(owner.name)
     assert isinstance(ended, list)
     owner.close()

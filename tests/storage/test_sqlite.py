@@ -52,7 +52,11 @@ def ids_in(directory):
     """What another program finds in the store: a process of its own, for SQLite's locks' sake."""
     code = "import sqlite3,sys\nfor (i,) in sqlite3.connect(sys.argv[1]).execute('select id from messages'): print(i)"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(directory / "queue.db")], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code, str(directory / "queue.db")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     return set(done.stdout.split())
 
@@ -269,7 +273,9 @@ def test_a_transaction_on_a_wal_that_is_gone_is_done_again_in_the_new_one(storag
     claims = storage.settle((), Want("me", ("celery",), 2, 0.0)).claims
     open_and_close_everything(directory)
     assert ended(forked(lambda: put_and_close(directory, "c"))) == 0
-    turn = storage.settle([Outcome(c.seq, c.token, c.message.id, "SUCCESS") for c in claims], Want("me", ("celery",), 9, 0.0))
+    turn = storage.settle(
+        [Outcome(c.seq, c.token, c.message.id, "SUCCESS") for c in claims], Want("me", ("celery",), 9, 0.0)
+    )
     assert turn.stale == []
     assert [claim.message.id for claim in turn.claims] == ["c"]
 
@@ -447,9 +453,10 @@ def test_a_fork_in_the_middle_of_anothers_transaction_harms_neither(storage, dir
         assert storage.records(["before"])["before"].name == "changed"
         storage.close()
 
+    # By itself: a fork may well wait for the transaction to end.
+    threading.Timer(0.3, go_on.set).start()
     pid = forked(child)
     line.hear()
-    go_on.set()
     thread.join()
     assert ended(pid) == 0
     storage.put([message("after")])
@@ -725,11 +732,12 @@ def test_a_steward_keeps_the_wal_small(storage, directory):
     assert storage.counts()[0].number == 8
 
 
-def test_the_last_close_leaves_one_file_and_everything_in_it(storage, directory):
+def test_after_the_last_close_the_database_alone_has_everything(storage, directory, tmp_path):
     storage.put([message("a")])
     storage.close()
-    assert not (directory / "queue.db-wal").exists()
-    assert ids_in(directory) == {"a"}
+    (tmp_path / "copy").mkdir()
+    shutil.copy(directory / "queue.db", tmp_path / "copy")
+    assert ids_in(tmp_path / "copy") == {"a"}
 
 
 def test_a_killed_process_leaves_its_work_to_the_next(directory):

@@ -192,7 +192,7 @@ def test_a_shared_task_is_in_every_app_before_and_after(shared):
     before = LocalQ("before", store="memory:")
 
     @shared_task
-    def add(x, y):
+    def shared_sum(x, y):
         return x + y
 
     @shared_task(name="shared.named", max_retries=9)
@@ -200,12 +200,12 @@ def test_a_shared_task_is_in_every_app_before_and_after(shared):
 
     after = LocalQ("after", store="memory:")
     for app in (before, after):
-        assert app.tasks[f"{__name__}.add"].app is app
+        assert app.tasks[f"{__name__}.shared_sum"].app is app
         assert app.tasks["shared.named"].max_retries == 9
-    assert add(1, 2) == 3
-    assert add.delay(1, 2).backend is after.backend
+    assert shared_sum(1, 2) == 3
+    assert shared_sum.delay(1, 2).backend is after.backend
     before.set_default()
-    assert add.delay(1, 2).backend is before.backend
+    assert shared_sum.delay(1, 2).backend is before.backend
 
 
 def test_a_shared_task_can_be_part_of_a_workflow(app, shared):

@@ -348,9 +348,16 @@ def test_a_call_that_is_overridden_is_the_one_that_runs(app):
 
 def test_signals_tell_the_beginning_and_the_end(app):
     heard = []
-    connected = [signals.task_prerun, signals.task_success, signals.task_failure, signals.task_postrun, signals.task_retry]
+    connected = [
+        signals.task_prerun,
+        signals.task_success,
+        signals.task_failure,
+        signals.task_postrun,
+        signals.task_retry,
+    ]
     receivers = []
     for signal in connected:
+
         def hear(signal, sender, **facts):
             heard.append((signal.name, facts.get("state")))
 

@@ -34,14 +34,15 @@ def test_importing_and_enqueueing_configure_no_logging(tmp_path):
         f"app = localq.LocalQ('x', store={str(tmp_path / 's')!r})\n"
         "app.send_task('x.y')\n"
         "assert not logging.getLogger().handlers\n"
-        "assert not any(getattr(l, 'handlers', ()) for n, l in logging.root.manager.loggerDict.items() if 'localq' in n)\n"
+        "known = logging.root.manager.loggerDict\n"
+        "assert not any(getattr(known[name], 'handlers', ()) for name in known if 'localq' in name)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_worker_writes_celerys_lines_to_standard_error(capsys):
-    with bare_root() as root:
+    with bare_root():
         configure(logging.INFO, "[%(levelname)s/%(processName)s] %(message)s", "%(task_name)s", None, True)
         logging.getLogger("anything").info("hello")
         text = capsys.readouterr().err
@@ -64,7 +65,7 @@ def test_hijacking_can_be_switched_off():
 
 
 def test_configuring_twice_writes_each_line_once(capsys):
-    with bare_root() as root:
+    with bare_root():
         for _ in range(2):
             configure(logging.INFO, "%(message)s", "%(message)s", None, True)
         logging.getLogger("anything").info("once")
@@ -75,7 +76,7 @@ def test_configuring_twice_writes_each_line_once(capsys):
 
 
 def test_a_task_logger_tells_which_task_writes(capsys):
-    with bare_root() as root:
+    with bare_root():
         app = LocalQ("proj", store="memory:", set_as_current=False)
         configure(logging.INFO, "%(message)s", "%(task_name)s[%(task_id)s]: %(message)s", None, True)
         logger = get_task_logger("my.tasks")

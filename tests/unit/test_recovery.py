@@ -66,7 +66,9 @@ def test_an_ended_task_ends_as_it_was_noted():
 
 def test_a_note_of_an_older_claim_counts_for_nothing():
     noted = Outcome(1, 1, "id-1", "SUCCESS", result=b"1")
-    assert verdicts(Estate([claim(1, token=2)], None, EARLY, [noted]), False, "gone", 3) == [given_back(claim(1, token=2))]
+    assert verdicts(Estate([claim(1, token=2)], None, EARLY, [noted]), False, "gone", 3) == [
+        given_back(claim(1, token=2))
+    ]
 
 
 def test_between_two_tasks_nothing_counts_as_started():
@@ -99,10 +101,14 @@ def test_those_who_wait_for_a_lost_member_get_a_chord_error():
     assert type(exception_from(decode(outcome.group_failure, "application/json", ("json",)))).__name__ == "ChordError"
 
 
-@given(st.lists(st.sampled_from(["ended", "started", "reserved"]), max_size=8), st.sampled_from([EARLY, LATE, LATE_REJECT]))
+@given(
+    st.lists(st.sampled_from(["ended", "started", "reserved"]), max_size=8), st.sampled_from([EARLY, LATE, LATE_REJECT])
+)
 def test_every_claim_of_an_estate_gets_exactly_one_verdict(parts, mode):
     claims = [claim(seq) for seq in range(1, len(parts) + 1)]
-    ended = [Outcome(c.seq, c.token, c.message.id, "SUCCESS") for c, p in zip(claims, parts, strict=True) if p == "ended"]
+    ended = [
+        Outcome(c.seq, c.token, c.message.id, "SUCCESS") for c, p in zip(claims, parts, strict=True) if p == "ended"
+    ]
     running = next(((c.seq, c.token) for c, p in zip(claims, parts, strict=True) if p == "started"), None)
     outcomes = verdicts(Estate(claims, running, mode, ended), True, "gone", 3)
     assert [(o.seq, o.token) for o in outcomes] == [(c.seq, c.token) for c in claims]

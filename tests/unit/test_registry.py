@@ -48,7 +48,7 @@ def test_an_installed_package_adds_things_by_an_entry_point(tmp_path, monkeypatc
 def test_an_unknown_name_is_an_error_that_names_the_nearest():
     known = Registry("pool", "localq.test", ImproperlyConfigured)
     known.register("prefork", 1)
-    with pytest.raises(ImproperlyConfigured, match="no pool is named 'prefrok'; did you mean 'prefork'?"):
+    with pytest.raises(ImproperlyConfigured, match=r"no pool is named 'prefrok'; did you mean 'prefork'\?"):
         known.get("prefrok")
 
 

@@ -1,9 +1,14 @@
 """One thread's connection to a store: opened under the gate, checked before every write, never shared.
 
 The only place that opens `queue.db`, and the only place where SQLite's errors become localq's.
-Four rules of SQLite's own book are kept here (howtocorrupt.html): no connection crosses a fork or a
-thread; nobody but SQLite opens the database; connections close only under the gate; and a WAL that is not
-ours any more is never written to.
+Rules of SQLite's own book are kept here (howtocorrupt.html): nobody but SQLite opens the database;
+connections close only under the gate; a WAL that is not ours any more is neither read nor written.
+
+SQLite keeps its locks and its wal-index once a process and file, whatever the number of connections. So a
+connection that is merely forgotten poisons the next one on the same file: it would think itself locked, or
+use a wal-index that is unlinked. Therefore a forked child closes what it inherited before anything else,
+which harms nobody because `lock` kept every connection idle during the fork; and when the WAL has been
+replaced, every connection of the process is closed before one is opened anew.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import ctypes
 import os
 import sqlite3
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +47,8 @@ VERSION = len(list((HERE / "migrations").glob("*.sql")))
 PAGE_SIZE = 1024
 #: Bytes of WAL after which a writer checkpoints if no steward has.
 WAL_LIMIT = 16 * 1024 * 1024
+#: Ending of a WAL that is out of the way for a moment.
+ASIDE = ".aside"
 #: Milliseconds to wait for writers that do not know the gate (a sqlite3 shell).
 FOREIGN_WAIT_MS = 5000
 
@@ -55,11 +63,15 @@ class Session:
     def __init__(self, directory: Path) -> None:
         self.path = directory / "queue.db"
         self._wal_path = str(directory / "queue.db-wal")
+        #: Held while the connection is in use, so that nobody forks or closes in the middle.
+        self.lock = threading.Lock()
+        self.is_closed = False
         self.gate = Gate(directory / "gate.lock")
         self.connection: sqlite3.Connection = self.gate.hold(self._connect)
         self.execute = self.connection.execute
 
     def _connect(self) -> sqlite3.Connection:
+        bring_back(self._wal_path)
         is_new = not self.path.exists()
         if is_new:
             # Made by us, 0600, before SQLite sees it; it gives -wal and -shm the same mode.
@@ -108,18 +120,26 @@ class Session:
         return result
 
     def _checked(self, work: Callable[..., T], args: tuple[Any, ...]) -> T:
-        # 2 us. If another process opened and closed our files, SQLite's locks are gone, the WAL may have been
-        # deleted by the last close elsewhere, and an INSERT would say ok into an unlinked file.
+        with self.lock:
+            size = self._wal_size()
+            result = work(*args)
+            if size > WAL_LIMIT:
+                self.execute("pragma wal_checkpoint(truncate)")
+            return result
+
+    def _wal_size(self) -> int:
+        """Return the size of the WAL, having made sure that it is ours.
+
+        2 us. If this process opened and closed the store's files, SQLite's locks are gone, the WAL may have
+        been deleted by the last close elsewhere, and an INSERT would say ok into an unlinked file.
+        """
         try:
             found = os.stat(self._wal_path)
         except FileNotFoundError:
             raise Gone from None
-        if (found.st_dev, found.st_ino) != self._wal_id:
+        if self.is_closed or (found.st_dev, found.st_ino) != self._wal_id:
             raise Gone
-        result = work(*args)
-        if found.st_size > WAL_LIMIT:
-            self.execute("pragma wal_checkpoint(truncate)")
-        return result
+        return found.st_size
 
     def transact(self, work: Callable[..., T], *args: Any) -> T:
         """Run `work(*args)` in one transaction under the gate: all of it happens or nothing."""
@@ -140,9 +160,15 @@ class Session:
         return result
 
     def read(self, sql: str, *args: Any) -> list[Any]:
-        """Return the rows of a query; a reader needs no gate."""
+        """Return the rows of a query; a reader needs no gate.
+
+        Raises:
+            Gone: the store's files are others now.
+        """
         try:
-            return self.execute(sql, args).fetchall()
+            with self.lock:
+                self._wal_size()
+                return self.execute(sql, args).fetchall()
         except sqlite3.Error as exc:
             raise translated(exc, self.path) from exc
 
@@ -153,35 +179,44 @@ class Session:
 
     def is_current(self) -> bool:
         """Whether the files at the store's path are the ones this connection has open."""
-        return _identity(self.path) == self.database_id and _identity(Path(self._wal_path)) == self._wal_id
+        return self.is_database_current() and _identity(Path(self._wal_path)) == self._wal_id
+
+    def is_database_current(self) -> bool:
+        """Whether the database at the store's path is the one this connection has open."""
+        return _identity(self.path) == self.database_id
 
     def close(self) -> None:
-        """Close under the gate: the last close checkpoints."""
-        try:
-            if self.is_current():
-                self.gate.hold(self.connection.close)
+        """Close under a gate, as whatever stands at the store's path now allows."""
+        with self.lock:
+            if self.is_closed:
+                return
+            self.is_closed = True
+            if not self.is_database_current():
+                # Another store, or none, is at this path: nothing of it may be touched, and SQLite's close would
+                # delete a WAL by its name. Never closed, at exit neither; another file is not poisoned by it.
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.connection))
+            elif _identity(Path(self._wal_path)) == self._wal_id:
+                self.connection.close()
             else:
-                leak(self.connection)
-        finally:
-            self.close_descriptors()
+                self._close_beside_another_wal()
+            os.close(self.wal_fd)
+            self.gate.close()
 
-    def abandon(self) -> None:
-        """Let go of a connection that must not be closed: its WAL is gone, or it came through a fork."""
-        leak(self.connection)
-        self.close_descriptors()
+    def _close_beside_another_wal(self) -> None:
+        """Close while the WAL at our path is not ours: out of the way with it, since a close deletes by name."""
+        aside = Path(self._wal_path + ASIDE)
+        try:
+            os.rename(self._wal_path, aside)
+        except FileNotFoundError:
+            pass
+        self.connection.close()
+        bring_back(self._wal_path)
 
-    def close_descriptors(self) -> None:
-        os.close(self.wal_fd)
-        self.gate.close()
 
-
-def leak(connection: sqlite3.Connection) -> None:
-    """Keep SQLite from ever closing a connection, at exit neither.
-
-    A close may checkpoint. In a forked child that would be done with the parent's locks, and after the
-    WAL was replaced it would write old pages over new ones.
-    """
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+def bring_back(wal_path: str) -> None:
+    """Put a WAL back in its place, also one whose mover died; called inside the gate."""
+    if os.path.exists(wal_path + ASIDE) and not os.path.exists(wal_path):
+        os.rename(wal_path + ASIDE, wal_path)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

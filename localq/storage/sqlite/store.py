@@ -23,6 +23,7 @@ from localq.message import Claim, Message, Outcome, Record, Turn, Want
 from localq.storage import place
 from localq.storage.base import DUE_BELL, Bell, Count, Entry, Estate, OwnerInfo
 from localq.storage.bells import Bells
+from localq.storage.gate import Gate
 from localq.storage.owners import LockedOwner, Owners
 from localq.storage.sqlite.queries import claim as claim_query
 from localq.storage.sqlite.queries import query, with_rows
@@ -48,8 +49,10 @@ class SqliteStorage:
         self.url = f"sqlite:///{self.directory}"
         self._full = durability == "full"
         self._swept_at = time.monotonic()
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
         self._is_open = False
+        #: Who may hold claims of a store never makes another in its place.
+        self._must_exist = False
         self._forget_everything()
         _stores.add(self)
 
@@ -64,14 +67,19 @@ class SqliteStorage:
     def _session(self) -> Session:
         try:
             session: Session = self._local.session
+            if not session.is_closed:
+                return session
         except AttributeError:
-            session = self._local.session = self._new_session()
-            self._local.guard = _Guard(self, session)
+            pass
+        session = self._local.session = self._new_session()
+        self._local.guard = _Guard(self, session)
         return session
 
     def _new_session(self) -> Session:
         with self._opening:
             if not self._is_open:
+                if self._must_exist and not (self.directory / place.MARK).exists():
+                    raise place.removed(self.directory)
                 place.prepare(self.directory)
                 self._bells = Bells(self.directory / "bells")
                 self._owners = Owners(self.directory / "owners")
@@ -81,52 +89,88 @@ class SqliteStorage:
             self._sessions.append(session)
             return session
 
-    def _write(self, act: Callable[[Session], T]) -> T:
-        """Let a session write; if the files were replaced under it, open them anew and try once more."""
+    def _with_session(self, act: Callable[[Session], T]) -> T:
+        """Do something with this thread's session; if the files are others by now, once more with a new one.
+
+        Raises:
+            StoreReplaced: there is no store at this path any more; nothing was written.
+        """
         session = self._session()
         try:
-            result = act(session)
+            return act(session)
         except Gone:
-            self._drop(session)
+            self._close_sessions()
             if not (self.directory / place.MARK).exists():
-                self._forget_everything()
-                raise StoreReplaced(f"{self.directory} was removed while in use; nothing was written") from None
-            session = self._session()
-            result = act(session)
-        self._sync.wrote(session.wal_fd)
+                raise place.removed(self.directory) from None
+            return act(self._session())
+
+    def _write(self, act: Callable[[Session], T]) -> T:
+        result = self._with_session(act)
+        self._sync.wrote(self._session().wal_fd)
         return result
 
-    def _drop(self, session: Session) -> None:
-        del self._local.session
-        self._sessions.remove(session)
-        session.abandon()
+    def _read(self, sql: str, *args: Any) -> list[Any]:
+        return self._with_session(lambda session: session.read(sql, *args))
+
+    def _close_sessions(self) -> None:
+        """Close every connection of this process."""
+        with self._opening:
+            sessions, self._sessions = self._sessions, []
+            self._is_open = False
+        self._close_gated(sessions)
+
+    def _close_gated(self, sessions: list[Session]) -> None:
+        """Close connections under the gate of whatever store is at our path now."""
+        try:
+            gate = Gate(self.directory / place.MARK)
+        except FileNotFoundError:
+            _close_each(sessions)  # nobody is there to be disturbed
+            return
+        try:
+            gate.hold(_close_each, sessions)
+        finally:
+            gate.close()
 
     def release(self, session: Session) -> None:
         """Close the session of a thread that has ended."""
-        if session in self._sessions:
+        with self._opening:
+            if session not in self._sessions:
+                return
             self._sessions.remove(session)
-            session.close()
+        self._close_gated([session])
 
     def close(self) -> None:
-        if not self._is_open:
-            return
-        self._sync.finish()
-        for session in self._sessions:
-            session.close()
-        self._bells.close()
-        self._forget_everything()
-
-    def before_fork(self) -> None:
-        """Have nothing going on while the process is copied."""
         if self._is_open:
             self._sync.finish()
-
-    def after_fork(self) -> None:
-        """In the child: forget the parent's connections without closing them."""
-        for session in self._sessions:
-            session.abandon()
-        self._opening = threading.Lock()
+            self._close_sessions()
+            self._bells.close()
         self._forget_everything()
+        self._must_exist = False
+
+    def before_fork(self) -> None:
+        """Have nothing going on while the process is copied: no thread of ours, no connection in use."""
+        if self._is_open:
+            self._sync.finish()
+        self._opening.acquire()
+        for session in self._sessions:
+            session.lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        for session in self._sessions:
+            session.lock.release()
+        self._opening.release()
+
+    def after_fork_in_child(self) -> None:
+        """Close the parent's connections before SQLite is used here; see `session.py` for why it may be done."""
+        sessions = self._sessions
+        self._opening = threading.RLock()
+        for session in sessions:
+            session.lock = threading.Lock()
+        if sessions:
+            self._close_sessions()
+        self._forget_everything()
+        self._must_exist = False
 
     # -- Put ---------------------------------------------------------------------------------
 
@@ -230,33 +274,33 @@ class SqliteStorage:
     # -- Reading ---------------------------------------------------------------------------------
 
     def records(self, ids: Sequence[str] = (), group_id: str | None = None) -> dict[str, Record]:
-        session = self._session()
         if group_id is not None:
-            rows = session.read(query("members"), group_id)
+            rows = self._read(query("members"), group_id)
         elif len(ids) == 1:
-            rows = session.read(query("record"), ids[0])
+            rows = self._read(query("record"), ids[0])
         else:
-            rows = session.read(query("records"), json.dumps(list(ids)))
+            rows = self._read(query("records"), json.dumps(list(ids)))
         found = {row[0]: Record(*row) for row in rows}
         if self._full and any(record.ended for record in found.values()):
             # An end that was read must not be undone by a power cut: its writer may not have synced it yet.
-            self._sync.now(session.wal_fd)
+            self._sync.now(self._session().wal_fd)
         return found
 
     def estate(self, owner: str) -> Estate:
-        rows = self._session().read(query("claims_of"), f"owner:{owner}")
+        rows = self._read(query("claims_of"), f"owner:{owner}")
         return Estate([_claimed(row) for row in rows], *self._owners.notes(owner))
 
     def due(self, limit: int) -> list[float]:
-        return [at for (at,) in self._session().read(query("due"), limit)]
+        return [at for (at,) in self._read(query("due"), limit)]
 
     def counts(self) -> list[Count]:
-        return [Count(*row) for row in self._session().read(query("counts"))]
+        return [Count(*row) for row in self._read(query("counts"))]
 
     # -- Owners, bells, entries ------------------------------------------------------------------
 
     def enlist(self, about: dict[str, object], journal: bool = True) -> LockedOwner:
         self._session()
+        self._must_exist = True
         self._sync.by_steward = journal and bool(about.get("steward"))
         return self._owners.enlist(about, journal)
 
@@ -272,7 +316,7 @@ class SqliteStorage:
         return self._session().gate.hold(self._bells.bell, queues, replies)
 
     def entries(self, prefix: str) -> list[Entry]:
-        return [Entry(*row) for row in self._session().read(query("entries"), prefix, prefix, clock.now())]
+        return [Entry(*row) for row in self._read(query("entries"), prefix, prefix, clock.now())]
 
     def write(self, key: str, value: str | None, expected: str | None, expires_at: float | None = None) -> bool:
         return self._write(lambda session: session.transact(_write_entry, session, key, value, expected, expires_at))
@@ -361,6 +405,11 @@ def open_url(rest: str, durability: str) -> SqliteStorage:
 _stores: weakref.WeakSet[SqliteStorage] = weakref.WeakSet()
 
 
+def _close_each(sessions: list[Session]) -> None:
+    for session in sessions:
+        session.close()
+
+
 def _each(act: Callable[[SqliteStorage], None]) -> Callable[[], None]:
     def on_all() -> None:
         for store in list(_stores):
@@ -369,5 +418,9 @@ def _each(act: Callable[[SqliteStorage], None]) -> Callable[[], None]:
     return on_all
 
 
-os.register_at_fork(before=_each(SqliteStorage.before_fork), after_in_child=_each(SqliteStorage.after_fork))
+os.register_at_fork(
+    before=_each(SqliteStorage.before_fork),
+    after_in_parent=_each(SqliteStorage.after_fork_in_parent),
+    after_in_child=_each(SqliteStorage.after_fork_in_child),
+)
 atexit.register(_each(SqliteStorage.close))

@@ -1,0 +1,105 @@
+"""What a type checker sees of the API: checked by `mypy --strict`, never run."""
+
+from __future__ import annotations
+
+from typing import Any, assert_type
+
+from localq import AsyncResult, GroupResult, LocalQ, Signature, Task, current_app, group, shared_task, signature
+from localq.context import Context
+from localq.result import EagerResult
+
+app = LocalQ("proj", store="here")
+
+
+# A bare decorator keeps parameters and result.
+@app.task
+def add(x: int, y: int = 0) -> int:
+    return x + y
+
+
+assert_type(add(1, 2), int)
+assert_type(add.delay(1), AsyncResult[int])
+assert_type(add.delay(1, y=2), AsyncResult[int])
+assert_type(add.delay(1).get(), int)
+assert_type(add.delay(1).get(timeout=5, propagate=False), int)
+assert_type(add.apply_async((1, 2), countdown=5), AsyncResult[int])
+assert_type(add.apply((1, 2)), EagerResult[int])
+assert_type(add.apply((1, 2)).get(), int)
+assert_type(add.s(1), Signature)
+assert_type(add.si(1), Signature)
+assert_type(add.name, str)
+assert_type(add.request, Context)
+add.delay("1")  # type: ignore[arg-type]
+add.delay()  # type: ignore[call-arg]
+add.delay(1, 2, 3)  # type: ignore[call-arg]
+add.delay(1, z=2)  # type: ignore[call-arg]
+add("1")  # type: ignore[arg-type]
+
+
+# With options.
+@app.task(name="proj.greet", max_retries=5)
+def greet(name: str) -> str:
+    return f"hello {name}"
+
+
+assert_type(greet.delay("you"), AsyncResult[str])
+assert_type(greet("you"), str)
+greet.delay(1)  # type: ignore[arg-type]
+
+
+# With empty parentheses.
+@app.task()
+def empty() -> None: ...
+
+
+assert_type(empty.delay(), AsyncResult[None])
+
+
+# Bound: the task itself is no argument of a call.
+@app.task(bind=True, acks_late=True)
+def bound(self: Task[..., Any], x: int) -> list[int]:
+    if x < 0:
+        raise self.retry(countdown=1)
+    return [x]
+
+
+assert_type(bound.delay(1), AsyncResult[list[int]])
+assert_type(bound.delay(1).get(), list[int])
+assert_type(bound(1), list[int])
+bound.delay()  # type: ignore[call-arg]
+bound.delay("1")  # type: ignore[arg-type]
+bound.delay(bound, 1)  # type: ignore[call-arg, arg-type]
+
+
+# What is known only by name is Any.
+assert_type(app.send_task("proj.add", (1, 2)), AsyncResult[Any])
+assert_type(app.AsyncResult("id"), AsyncResult[Any])
+assert_type(app.GroupResult("id"), GroupResult)
+
+
+def handle(result: AsyncResult[int]) -> bool:
+    assert_type(result.id, str)
+    assert_type(result.state, str)
+    assert_type(result.traceback, str | None)
+    assert_type(result.ready(), bool)
+    return result.successful()
+
+
+handle(add.delay(1))
+handle(greet.delay("you"))  # type: ignore[arg-type]
+
+
+# Other corners that a Celery user touches.
+with LocalQ("other") as other:
+    assert_type(other, LocalQ)
+group(add.s(i) for i in range(3)).apply_async()
+signature("proj.add", (1, 2))
+current_app().send_task("proj.add")
+
+
+@shared_task
+def shared(x: int) -> int:
+    return x
+
+
+shared.delay(1)
