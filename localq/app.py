@@ -428,8 +428,8 @@ def _class_of(
 ) -> type[BaseTask[..., Any]]:
     bound = options.get("bind", False)
     attributes: dict[str, Any] = {key: value for key, value in options.items() if key != "bind"}
-    for key in attributes.keys() & NOT_YET:
-        warn_not_yet(key)
+    for key in sorted(attributes.keys() & NOT_YET):
+        warn_not_yet(key, f"task {name!r}")
     for key in attributes:
         if not hasattr(BaseTask, key) and key not in NOT_YET and nearest(key, _OPTIONS):
             raise TypeError(f"a task has no option {key!r}{nearest(key, _OPTIONS)}")

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from localq.exceptions import ImproperlyConfigured
+from localq.exceptions import ImproperlyConfigured, StoreReplaced
 from localq.storage import open_storage
 from localq.storage.base import Bell, Storage
 from localq.storage.location import Location, is_foreign, locate, parse
@@ -102,6 +102,16 @@ class Backend:
         self.close()
         self._location = parse(given, Path.cwd())
 
+    def check_still_there(self) -> None:
+        """Refuse to go on if the store's directory is gone; opening the store would make a new one.
+
+        Raises:
+            StoreReplaced: it is gone.
+        """
+        path = self.location.path
+        if path and not os.path.isdir(path):
+            raise StoreReplaced(f"{path} was removed while in use; nothing was written")
+
     def bell(self, own: bool) -> Bell:
         """Make this thread's bell: for results of this process's own calls, or of anybody's.
 
@@ -113,10 +123,11 @@ class Backend:
         kept[own] = self.storage.bell(replies=self.oid if own else "*")
         return kept[own]
 
-    def worker_hint(self) -> str:
-        """Return the command that starts a worker for this app."""
+    def worker_hint(self, queue: str) -> str:
+        """Return the command that starts a worker for this app and queue."""
         module = Path(self.made_by).stem if self.made_by else "your_module"
-        return f"localq -A {module} worker"
+        choice = "" if queue == self.conf.task_default_queue else f" -Q {queue}"
+        return f"localq -A {module} worker{choice}"
 
     def close(self) -> None:
         """Let go of the store; the next use opens it again."""

@@ -58,9 +58,12 @@ class TaskFormatter(Formatter):
 
 
 def configure(level: int, text: str, task_text: str, colour: bool | None, hijack: bool) -> None:
-    """Have the root logger write to standard error, unless the user's code gave it a handler."""
-    root = logging.getLogger()
-    if root.handlers or not hijack:
+    """Have the root logger write to standard error, unless the user's code gave it a handler.
+
+    Without `hijack` only localq's own loggers write there.
+    """
+    root = logging.getLogger() if hijack else logging.getLogger("localq")
+    if logging.getLogger().handlers:
         return
     use_colour = sys.stderr.isatty() if colour is None else colour
     root.addHandler(_handler(Formatter(text, use_colour)))
@@ -70,8 +73,7 @@ def configure(level: int, text: str, task_text: str, colour: bool | None, hijack
         tasks.addHandler(_handler(TaskFormatter(task_text, use_colour)))
         tasks.propagate = False
     # The executor's own lines name the task themselves.
-    trace = logging.getLogger("localq.task.trace")
-    trace.parent = root
+    logging.getLogger("localq.task.trace").parent = root
 
 
 def _handler(formatter: logging.Formatter) -> logging.Handler:

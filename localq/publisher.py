@@ -206,9 +206,9 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise TypeError(f"apply_async takes no option {name!r}{nearest(name, CALL_OPTIONS)}")
 
 
-def warn_not_yet(name: str) -> None:
+def warn_not_yet(name: str, task: str = "a call") -> None:
     """Say that an option of Celery's has no effect yet."""
-    warnings.warn(f"option {name!r} has no effect yet in this version of localq", LocalqWarning, stacklevel=4)
+    warnings.warn(f"option {name!r} of {task} has no effect yet in this version of localq", LocalqWarning, stacklevel=4)
 
 
 def _tell(signal: signals.Signal, messages: Sequence[Message]) -> None:

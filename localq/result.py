@@ -508,7 +508,7 @@ class Wait:
         if record is not None and record.place == states.READY and not _is_served(storage, record.queue):
             logger.warning(
                 "task %s[%s] waits in queue %r of %s and no live worker reads that queue; start one: %s",
-                record.name, record.id, record.queue, storage.url, self._backend.worker_hint(),
+                record.name, record.id, record.queue, storage.url, self._backend.worker_hint(record.queue),
             )  # fmt: skip
 
 

@@ -89,16 +89,26 @@ def _load(place: str) -> ModuleType:
 
 
 def _load_file(file: Path) -> ModuleType:
+    """Import a file; one inside a package under its full name, so that it is the same module to everybody."""
     if not file.is_file():
         raise Mistake("LQ003", f"there is no file {file}", hint="-A takes a module name or a path to a .py file")
-    name = file.stem
-    folder = str(file.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    file = file.resolve()
+    folder, names = file.parent, [file.stem]
+    while (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    name = ".".join(names).removesuffix(".__init__")
     known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == str(file.resolve()):
-        return known
-    spec = importlib.util.spec_from_file_location(name, file.resolve())
+    if known is not None and getattr(known, "__file__", None) != str(file):
+        return _load_alone(file, name)
+    return importlib.import_module(name)
+
+
+def _load_alone(file: Path, name: str) -> ModuleType:
+    """Import a file whose name belongs to another module already."""
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

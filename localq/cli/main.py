@@ -85,7 +85,7 @@ def merged(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
-    words = list(sys.argv[1:] if args is None else args)
+    words = list(sys.argv[1:] if args is None else args) or ["--help"]
     try:
         result = cli.main(words, prog_name="localq", standalone_mode=False)
     except click.exceptions.Exit as exc:

@@ -31,7 +31,7 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 
 
 @click.command(
-    epilog="\b\nExamples:\n  localq -A tasks worker\n  localq -A proj worker -c 4 -Q mail,default -l WARNING\n"
+    epilog="\b\nExamples:\n  localq -A tasks worker\n  localq -A proj worker -c 4 -Q mail,celery -l WARNING\n"
     "  localq -A path/to/file.py worker -P solo"
 )
 @click.option("-c", "--concurrency", type=click.IntRange(min=1), help="Child processes; default: the CPUs it may use.")

@@ -98,4 +98,5 @@ def _state_home(made_by: str | None, app_name: str | None) -> Location:
     origin = made_by or str(Path.cwd())
     name = f"{app_name or 'app'}-{zlib.crc32(origin.encode()):08x}"
     path = home / "localq" / name
-    return Location("sqlite", str(path), f"the store is {path}, because none can be kept beside {origin}")
+    why = f"none can be kept beside {made_by}" if made_by else "no file of yours makes the app"
+    return Location("sqlite", str(path), f"the store is {path}, because {why}; store= or LOCALQ_STORE names another")

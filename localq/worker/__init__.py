@@ -107,6 +107,8 @@ class Worker:
                     logger.info("%s: %s", name, fact)
             logger.info("queues: %s", ", ".join(self.queues))
             logger.info("tasks: %s", ", ".join(banner.names(self)))
+        if not banner.names(self):
+            logger.warning("no task is registered: is the module that defines them imported? (include=, imports, -I)")
         idle = self.app.conf.without_effect()
         if idle:
             logger.warning("these settings have no effect here: %s", ", ".join(idle))

@@ -202,6 +202,7 @@ class Supervisor:
         self._children[pid] = index
 
     def _child_life(self) -> int:
+        self._worker.app.backend.check_still_there()
         about: dict[str, object] = {"steward": True, "parent": self._mine}
         consumer = Consumer(self._worker.app, self._worker.queues, self._worker.node, about)
         signal.signal(signal.SIGTERM, lambda *_: consumer.stop())
@@ -247,6 +248,8 @@ class Supervisor:
         worker = self._worker
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends when the supervisor says so, or is gone
         try:
+            if not first:
+                worker.app.backend.check_still_there()
             about: dict[str, object] = {"node": worker.node, "queues": list(worker.queues), "steward": True}
             steward = Steward(worker.app.storage, about, self._mine, worker.app.conf.task_max_redeliveries, line)
             facts = {"pid": self._mine["pid"], "concurrency": worker.concurrency, "pool": "prefork"}
