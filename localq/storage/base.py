@@ -137,6 +137,8 @@ class Storage(Protocol):
     url: str
     #: Whether other processes can open the same store.
     shared: bool
+    #: Make nothing where there is no store: for those who follow somebody who has opened it.
+    must_exist: bool
 
     def put(self, messages: Sequence[Message]) -> None:
         """Make messages exist: ready, waiting until `visible_at`, or held until `after` has ended.

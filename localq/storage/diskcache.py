@@ -89,7 +89,7 @@ class DiskcacheStorage(RowStorage):
         return opened
 
     def _open_anew(self) -> _Opened:
-        _check_place(self.directory)
+        _check_place(self.directory, self.must_exist)
         place.make_file(self._path)
         fault = place.file_fault(os.lstat(self._path), self._path)
         if fault:
@@ -352,11 +352,11 @@ def _ring(bells: Bells, transaction: Transaction) -> None:
         bells.ring_replies(transaction.replies)
 
 
-def _check_place(directory: Path) -> None:
+def _check_place(directory: Path, must_exist: bool) -> None:
     # diskcache would expand both, and open another directory than the one that was checked.
     if os.path.expandvars(os.path.expanduser(directory)) != str(directory):
         raise ImproperlyConfigured(f"diskcache would expand {str(directory)!r}; choose a path without ~ and variables")
-    place.prepare(directory)
+    place.prepare(directory, must_exist)
     if (directory / "queue.db").exists():
         raise StoreUntrusted(f"{directory} is a sqlite store; open it with sqlite:, or choose another directory")
 

@@ -23,13 +23,33 @@ NETWORK = frozenset((
 ))  # fmt: skip
 
 
-def prepare(directory: Path) -> None:
+def prepare(directory: Path, must_exist: bool = False) -> None:
     """Make the directory if it is not there, and refuse it if it is not fit for a store.
 
+    Args:
+        must_exist: make nothing.
+
     Raises:
+        StoreReplaced: it must exist, and does not.
         StoreUntrusted: somebody else's, open to others, on a network, or full of something else.
         StoreReadOnly: it cannot be made.
     """
+    if not must_exist:
+        _make(directory)
+    elif not (directory / MARK).exists():
+        raise removed(directory)
+    try:
+        fault = _fault(directory)
+    except FileNotFoundError:
+        raise removed(directory) from None
+    if fault:
+        raise StoreUntrusted(f"{directory} cannot be a store: {fault}")
+    if not must_exist and not (directory / MARK).exists():
+        make_file(directory / MARK)
+        make_file(directory / ".gitignore", b"*\n")
+
+
+def _make(directory: Path) -> None:
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         make_directory(directory)
@@ -37,12 +57,6 @@ def prepare(directory: Path) -> None:
         if not os.path.lexists(directory):
             what = f"cannot make the store {directory}: {exc.strerror}"
             raise StoreReadOnly(f"{what}; choose another with store=") from exc
-    fault = _fault(directory)
-    if fault:
-        raise StoreUntrusted(f"{directory} cannot be a store: {fault}")
-    if not (directory / MARK).exists():
-        make_file(directory / MARK)
-        make_file(directory / ".gitignore", b"*\n")
 
 
 def _fault(directory: Path) -> str:

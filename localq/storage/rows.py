@@ -274,6 +274,7 @@ class RowStorage(ABC):
 
     url: str
     shared: bool
+    must_exist = False
 
     @abstractmethod
     def _run(self, act: Callable[[Transaction], T]) -> T:

@@ -24,7 +24,14 @@ from collections.abc import Callable
 from typing import Any
 
 from localq import log, signals
-from localq.exceptions import LocalqError, StoreReplaced
+from localq.exceptions import (
+    LocalqError,
+    StoreCorrupt,
+    StoreReadOnly,
+    StoreReplaced,
+    StoreUntrusted,
+    StoreVersionError,
+)
 from localq.recovery import exit_reason
 from localq.storage.owners import identity
 from localq.worker.child import Consumer
@@ -36,6 +43,8 @@ logger = logging.getLogger("localq.worker")
 EX_OK, EX_CONFIG, EX_STORE, EX_NODE = 0, 2, 74, 73
 #: Signals that the supervisor answers.
 ANSWERED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD, signal.SIGHUP)
+#: What no restart mends: the store cannot be used any more.
+UNUSABLE = (StoreReplaced, StoreUntrusted, StoreCorrupt, StoreReadOnly, StoreVersionError)
 #: So many deaths in so many seconds are a crash loop; then a new child waits.
 CRASHES, CRASH_WINDOW_S, CRASH_PAUSE_S = 5, 10.0, 1.0
 #: Seconds the steward may take to open the store, and to finish.
@@ -202,7 +211,7 @@ class Supervisor:
         self._children[pid] = index
 
     def _child_life(self) -> int:
-        self._worker.app.backend.check_still_there()
+        self._worker.app.backend.follow()
         about: dict[str, object] = {"steward": True, "parent": self._mine}
         consumer = Consumer(self._worker.app, self._worker.queues, self._worker.node, about)
         signal.signal(signal.SIGTERM, lambda *_: consumer.stop())
@@ -249,7 +258,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends when the supervisor says so, or is gone
         try:
             if not first:
-                worker.app.backend.check_still_there()
+                worker.app.backend.follow()
             about: dict[str, object] = {"node": worker.node, "queues": list(worker.queues), "steward": True}
             steward = Steward(worker.app.storage, about, self._mine, worker.app.conf.task_max_redeliveries, line)
             facts = {"pid": self._mine["pid"], "concurrency": worker.concurrency, "pool": "prefork"}
@@ -308,7 +317,7 @@ class Supervisor:
             self._become(name, parent)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             code = life()
-        except StoreReplaced as exc:
+        except UNUSABLE as exc:
             logger.critical("%s", exc)
             code = EX_STORE
         except BaseException:

@@ -34,7 +34,7 @@ from localq.exceptions import (
     StoreVersionError,
 )
 from localq.storage.gate import Gate
-from localq.storage.place import file_fault, make_file, open_file
+from localq.storage.place import MARK, file_fault, make_file, open_file, removed
 from localq.storage.sqlite.queries import HERE
 
 T = TypeVar("T")
@@ -66,8 +66,11 @@ class Session:
         #: Held while the connection is in use, so that nobody forks or closes in the middle.
         self.lock = threading.Lock()
         self.is_closed = False
-        self.gate = Gate(directory / "gate.lock")
-        self.connection: sqlite3.Connection = self.gate.hold(self._connect)
+        try:
+            self.gate = Gate(directory / MARK)
+            self.connection: sqlite3.Connection = self.gate.hold(self._connect)
+        except FileNotFoundError:
+            raise removed(directory) from None
         self.execute = self.connection.execute
 
     def _connect(self) -> sqlite3.Connection:

@@ -33,6 +33,8 @@ from localq.storage.sqlite.sync import Syncer
 
 T = TypeVar("T")
 
+#: How often one verb opens the store anew because its WAL was replaced meanwhile.
+REOPENINGS = 20
 #: Seconds between two looks for bells whose owners are gone.
 BELL_SWEEP_S = 60.0
 #: Bytes of WAL after which a steward checkpoints.
@@ -51,8 +53,7 @@ class SqliteStorage:
         self._swept_at = time.monotonic()
         self._opening = threading.RLock()
         self._is_open = False
-        #: Who may hold claims of a store never makes another in its place.
-        self._must_exist = False
+        self.must_exist = False
         self._forget_everything()
         _stores.add(self)
 
@@ -78,9 +79,7 @@ class SqliteStorage:
     def _new_session(self) -> Session:
         with self._opening:
             if not self._is_open:
-                if self._must_exist and not (self.directory / place.MARK).exists():
-                    raise place.removed(self.directory)
-                place.prepare(self.directory)
+                place.prepare(self.directory, self.must_exist)
                 self._bells = Bells(self.directory / "bells")
                 self._owners = Owners(self.directory / "owners")
                 self._sync = Syncer(self._bells, self._full)
@@ -90,19 +89,19 @@ class SqliteStorage:
             return session
 
     def _with_session(self, act: Callable[[Session], T]) -> T:
-        """Do something with this thread's session; if the files are others by now, once more with a new one.
+        """Do something with this thread's session; if the files are others by now, again with a new one.
 
         Raises:
-            StoreReplaced: there is no store at this path any more; nothing was written.
+            StoreReplaced: there is no store at this path any more, or another one each time; nothing was written.
         """
-        session = self._session()
-        try:
-            return act(session)
-        except Gone:
-            self._close_sessions()
-            if not (self.directory / place.MARK).exists():
-                raise place.removed(self.directory) from None
-            return act(self._session())
+        for _ in range(REOPENINGS):
+            try:
+                return act(self._session())
+            except Gone:
+                self._close_sessions()
+                if not (self.directory / place.MARK).exists():
+                    break
+        raise place.removed(self.directory)
 
     def _write(self, act: Callable[[Session], T]) -> T:
         result = self._with_session(act)
@@ -145,7 +144,7 @@ class SqliteStorage:
             self._close_sessions()
             self._bells.close()
         self._forget_everything()
-        self._must_exist = False
+        self.must_exist = False
 
     def before_fork(self) -> None:
         """Have nothing going on while the process is copied: no thread of ours, no connection in use."""
@@ -170,7 +169,7 @@ class SqliteStorage:
         if sessions:
             self._close_sessions()
         self._forget_everything()
-        self._must_exist = False
+        self.must_exist = False
 
     # -- Put ---------------------------------------------------------------------------------
 
@@ -300,7 +299,7 @@ class SqliteStorage:
 
     def enlist(self, about: dict[str, object], journal: bool = True) -> LockedOwner:
         self._session()
-        self._must_exist = True
+        self.must_exist = True
         self._sync.by_steward = journal and bool(about.get("steward"))
         return self._owners.enlist(about, journal)
 
