@@ -106,6 +106,10 @@ class Backend:
         """Open the store only if it is there: another process of ours has made it already."""
         self.storage.must_exist = True
 
+    def is_there(self) -> bool:
+        """Whether the store's directory exists."""
+        return not self.location.path or os.path.isdir(self.location.path)
+
     def bell(self, own: bool) -> Bell:
         """Make this thread's bell: for results of this process's own calls, or of anybody's.
 

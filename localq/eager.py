@@ -11,10 +11,12 @@ from typing import Any
 
 from localq import states
 from localq.canvas import RESULT, RESULTS, Plan, Step, signature
+from localq.exceptions import ChordError
 from localq.executor import Executor
 from localq.message import Claim, Message, Outcome, Record
 from localq.publisher import Publisher
 from localq.result import EagerResult, value_of
+from localq.serialization import safe_repr
 
 
 class Eager:
@@ -51,7 +53,7 @@ class Eager:
             before = _before(step, done, groups)
             failed = next((each for each in before if each.failed()), None)
             if failed is not None:
-                result: EagerResult[Any] = EagerResult(step.id, failed.result, failed.state, failed.traceback)
+                result: EagerResult[Any] = EagerResult(step.id, _passed_on(step, failed), "FAILURE", failed.traceback)
             else:
                 task = self._tasks[step.sig.task]
                 result = self._run(task, publisher.message_of(step, task), _fed(step, before))
@@ -84,6 +86,13 @@ def _before(
     if step.after is None:
         return []
     return [done[step.after]] if step.after in done else groups.get(step.after, [])
+
+
+def _passed_on(step: Step, failed: EagerResult[Any]) -> Any:
+    """Return the exception of a step whose predecessor failed."""
+    if step.feed == RESULTS or step.after != failed.id:
+        return ChordError(f"Dependency {failed.id} raised {safe_repr(failed.result)}")
+    return failed.result
 
 
 def _fed(step: Step, before: list[EagerResult[Any]]) -> tuple[Any, ...]:

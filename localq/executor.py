@@ -117,10 +117,11 @@ class Executor:
                 task.before_start(id, args, kwargs)
             value = task.run(*args, **kwargs) if task.calls_run else task(*args, **kwargs)
             outcome = self._success(claim, value)
-        except Exception as exc:
+        except BaseException as exc:
+            # A task's SystemExit, CancelledError and the like end the task, not the process; but Ctrl-C is the user's.
+            if self.is_eager and isinstance(exc, KeyboardInterrupt):
+                raise
             value, outcome = exc, self._ended_by(task, claim, exc, args, kwargs)
-        except SystemExit as exc:
-            value, outcome = exc, self._failure(task, claim, exc, args, kwargs)
         else:
             if not task.is_plain:
                 self._tell(task.on_success, value, id, args, kwargs)
@@ -150,7 +151,7 @@ class Executor:
             None, self.hostname, clock.now(), None, (), m.group_id, m.leads, m.reply_to,
         )  # fmt: skip
 
-    def _ended_by(self, task: Any, claim: Claim, exc: Exception, args: Any, kwargs: Any) -> Outcome:
+    def _ended_by(self, task: Any, claim: Claim, exc: BaseException, args: Any, kwargs: Any) -> Outcome:
         if isinstance(exc, Retry) and exc.sig is not None:
             return self._retry(task, claim, exc, args, kwargs)
         if isinstance(exc, Ignore):

@@ -120,8 +120,8 @@ class Publisher:
         priority = get("priority")
         if priority is None:
             priority = conf.task_default_priority if defaults.priority is None else defaults.priority
-        if not 0 <= priority <= 255:
-            raise ValueError(f"priority {priority!r} is out of range: 0 is first, 255 last")
+        if not isinstance(priority, int) or not 0 <= priority <= 255:
+            raise ValueError(f"priority {priority!r} is out of range: 0 is first, 255 last, whole numbers between")
         ignored = get("ignore_result")
         now = clock.now()
         expires = get("expires") if get("expires") is not None else defaults.expires
@@ -192,6 +192,7 @@ class Publisher:
             found.update({key: options[key] for key in _IN_HEADERS if options.get(key) is not None})
         if step is not None and step.feed:
             found["feed"] = step.feed
+            found["feeds"] = step.waits_for
         return encode(found, "json", "headers")[0].decode() if found else None
 
 

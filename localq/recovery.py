@@ -18,7 +18,7 @@ import signal
 from typing import Any
 
 from localq import clock, states
-from localq.exceptions import ChordError, WorkerLostError
+from localq.exceptions import ChordError, EncodeError, OperationalError, WorkerLostError
 from localq.message import LEADS_BY_GROUP, Claim, Outcome
 from localq.serialization import checksum, encode, exception_data
 from localq.storage.base import Estate, OwnerInfo, Storage
@@ -64,10 +64,39 @@ def sweep(
         reason = (reasons or {}).get(int(str(owner.about.get("pid") or 0)), "its process is gone")
         outcomes = verdicts(estate, _parent_lives(owner) and not whole_worker, reason, limit)
         if outcomes:
-            turn = storage.settle(outcomes)
-            freed += len(outcomes) - len(turn.stale)
+            freed += len(outcomes) - len(settle_each(storage, outcomes))
         storage.retire(owner.name)
     return freed
+
+
+def settle_each(storage: Storage, outcomes: list[Outcome]) -> list[Outcome]:
+    """Settle outcomes, those that no store can write as failures; return the stale ones."""
+    try:
+        return storage.settle(outcomes).stale
+    except OperationalError:
+        raise
+    except Exception:
+        logger.warning("an outcome cannot be written; settling one by one", exc_info=True)
+    stale: list[Outcome] = []
+    for outcome in outcomes:
+        try:
+            stale += storage.settle([outcome]).stale
+        except OperationalError:
+            raise
+        except Exception as exc:
+            stale += storage.settle([unwritable(outcome, exc)]).stale
+    return stale
+
+
+def unwritable(outcome: Outcome, exc: Exception) -> Outcome:
+    """The failure that an outcome becomes if no store can write it."""
+    text = f"the outcome of the task cannot be written: {exc}"
+    data, content_type = encode(exception_data(EncodeError(text)), "json")
+    return Outcome(
+        outcome.seq, outcome.token, outcome.id, states.FAILURE, result=data, content_type=content_type,
+        checksum=checksum(data), ended_at=clock.now(), group_failure=data, group_id=outcome.group_id,
+        leads=outcome.leads, reply_to=outcome.reply_to,
+    )  # fmt: skip
 
 
 def _parent_lives(owner: OwnerInfo) -> bool:

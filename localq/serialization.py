@@ -288,12 +288,12 @@ def exception_data(exc: BaseException, serializer: str = "json") -> dict[str, An
     kind = type(exc)
     data: dict[str, Any] = {
         "exc_type": kind.__qualname__,
-        "exc_message": [_writable(arg, serializer) for arg in exc.args],
+        "exc_message": [_writable(arg, serializer) for arg in BaseException.args.__get__(exc)],  # type: ignore[attr-defined]
         "exc_module": kind.__module__,
     }
-    notes = getattr(exc, "__notes__", None)
-    if notes:
-        data["exc_notes"] = [str(note)[:TEXT_LIMIT] for note in notes]
+    notes = exc.__dict__.get("__notes__")
+    if isinstance(notes, list):
+        data["exc_notes"] = [note[:TEXT_LIMIT] for note in notes if isinstance(note, str)]
     return data
 
 
@@ -314,7 +314,10 @@ def safe_repr(value: Any, limit: int = TEXT_LIMIT) -> str:
 
 def traceback_text(exc: BaseException) -> str:
     """Return the traceback as Python prints it, its middle cut out if it is very long."""
-    text = "".join(traceback_module.format_exception(exc))
+    try:
+        text = "".join(traceback_module.format_exception(exc))
+    except Exception as failure:
+        text = f"{type(exc).__qualname__}: its traceback cannot be written ({type(failure).__name__})"
     # A lone surrogate (a file name, say) can be printed and raised, but not kept as text.
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     half = TEXT_LIMIT // 2
@@ -350,7 +353,7 @@ def _exception_class(name: str, module: str) -> type[BaseException]:
     for part in name.split("."):
         found = getattr(found, part, None)
     if found is None:
-        return type(name.rpartition(".")[2], (Exception,), {"__module__": module})
+        return _stand_in(name.rpartition(".")[2], module)
     if not (isinstance(found, type) and issubclass(found, BaseException)):
         raise SecurityError(f"a result names {module}.{name} as its exception, which is not an exception class")
     return found
@@ -360,7 +363,18 @@ def _build(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
     try:
         return kind(*args)
     except Exception:
-        # Its __init__ wants other arguments than it passed on: the class and the message survive.
+        return _without_init(kind, args)
+
+
+def _without_init(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """Make an exception whose __init__ wants other arguments than it passed on: class and message survive."""
+    try:
         exc = kind.__new__(kind)
         exc.args = args
-        return exc
+    except Exception:
+        return _stand_in(kind.__name__, kind.__module__)(*args)
+    return exc
+
+
+def _stand_in(name: str, module: str) -> type[Exception]:
+    return type(name, (Exception,), {"__module__": module})

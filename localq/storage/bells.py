@@ -12,6 +12,7 @@ Must not know what the work is.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import select
@@ -223,7 +224,8 @@ class PipeBell:
         if not self._poll.poll(max(0.0, timeout_s) * 1000):
             return False
         try:
-            os.read(self._fd, 4096)
+            if not os.read(self._fd, 4096):
+                raise OSError(errno.EBADF, "the bell's pipe was closed by other code of this process")
         except BlockingIOError:
             return False
         return True

@@ -99,7 +99,7 @@ class Worker:
 
     def tell_ready(self) -> None:
         """Say that the worker is ready, to people and to receivers of `worker_ready`."""
-        if not self._quiet and sys.stdout.isatty():
+        if not self._quiet and sys.stdout is not None and sys.stdout.isatty():
             print(banner.banner(self, self._version), flush=True)
         else:
             for name, fact in banner.facts(self, self._version).items():
@@ -120,11 +120,18 @@ class Worker:
 
     def say(self, text: str) -> None:
         """Tell whoever watches that the worker is stopping."""
-        print(text, file=sys.stderr, flush=True)
+        _print(text)
 
     def say_error(self, text: str, code: str = "LQ020") -> None:
         """Tell whoever watches why the worker cannot work."""
-        print(f"error[{code}]: {text}", file=sys.stderr, flush=True)
+        _print(f"error[{code}]: {text}")
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass  # nobody listens any more; stopping goes on
 
 
 def configure_logging(app: Any, level: int) -> None:

@@ -11,15 +11,16 @@ import logging
 import os
 import select
 import time
+from collections.abc import Callable
 from typing import Any
 
 from localq import clock, states
 from localq.canvas import RESULT
 from localq.context import headers_of
-from localq.exceptions import LocalqError, StoreBusy, StoreFull
+from localq.exceptions import LocalqError, OperationalError, StoreBusy, StoreFull
 from localq.executor import Executor
 from localq.message import Claim, Outcome, Turn, Want
-from localq.recovery import given_back, mode_of
+from localq.recovery import given_back, mode_of, settle_each, unwritable
 from localq.result import value_of
 from localq.storage.base import Owner, Storage
 
@@ -50,7 +51,10 @@ class Consumer:
         self._about = {"kind": "child", "node": hostname, "queues": list(queues), **about}
         self._executor = Executor(app.conf, hostname)
         self._limit = 1
+        self._pid = os.getpid()
         self.executed = 0
+        #: Called before every claim and every sleep: a task may have changed signal handlers.
+        self.before_turn: Callable[[], None] = lambda: None
         self.is_stopping = False
         # A signal handler or another thread writes here to end a sleep.
         self._wake_read, self._wake_write = os.pipe()
@@ -76,6 +80,7 @@ class Consumer:
                 if is_hungry:
                     # Raised before the last look, so that nothing can arrive unseen between look and sleep.
                     bell.raise_()
+                self.before_turn()
                 turn = self._turn(storage, owner, outcomes)
                 if turn is None:
                     break
@@ -92,7 +97,7 @@ class Consumer:
                 else:
                     bell.sleep(FLOOR_S, self._wake_read)
             if outcomes:
-                self._report(storage.settle(outcomes).stale)
+                self._report(settle_each(storage, outcomes))
             owner.settled()
             owner.close()
             storage.retire(owner.name)
@@ -112,6 +117,11 @@ class Consumer:
             except (StoreFull, StoreBusy) as exc:
                 # What has ended stays in memory and in the notes; nothing new is claimed.
                 logger.warning("%d ended tasks wait to be written, again in %g s: %s", len(outcomes), pause_s, exc)
+            except OperationalError:
+                raise
+            except Exception:
+                # One of them holds what no store can write: it alone fails.
+                return Turn([], settle_each(storage, outcomes))
             select.select([self._wake_read], [], [], pause_s)
             if self.is_stopping:
                 return None
@@ -127,6 +137,8 @@ class Consumer:
                 outcomes += map(given_back, claims[at:])
                 break
             outcome = self._execute(storage, owner, claim)
+            if os.getpid() != self._pid:
+                os._exit(0)  # the task forked, and this is the copy: the original goes on
             outcomes.append(outcome)
             elapsed = time.perf_counter() - started
             if not owner.end(outcome):
@@ -154,7 +166,13 @@ class Consumer:
         owner.begin(claim, mode_of(task))
         if task.track_started and not message.ignore_result:
             self._tell_started(storage, claim)
-        return self._executor.execute(task, claim, fed)
+        try:
+            return self._executor.execute(task, claim, fed)
+        except Exception as exc:
+            # An exception that cannot even be described (its repr, its notes) must cost its own task only.
+            logger.exception("Task %s[%s] ended in a way that cannot be described", message.name, message.id)
+            return unwritable(Outcome(claim.seq, claim.token, message.id, group_id=message.group_id,
+                                      leads=message.leads, reply_to=message.reply_to), exc)  # fmt: skip
 
     def _tell_started(self, storage: Storage, claim: Claim) -> None:
         storage.update(claim.seq, claim.token, Outcome(
@@ -177,5 +195,7 @@ def feed(storage: Storage, claim: Claim, conf: Any) -> tuple[Any, ...]:
         if found is None:
             raise LocalqError(f"the result of {after}, which this task needs, is gone: it was forgotten or has expired")
         return (value_of(found, conf),)
-    members = storage.records(group_id=after)
-    return ([value_of(record, conf) for record in members.values()],)
+    members = list(storage.records(group_id=after).values())
+    if len(members) != headers_of(claim).get("feeds", len(members)):
+        raise LocalqError(f"results of the group {after}, which this task needs, are gone: they were forgotten")
+    return ([value_of(record, conf) for record in members],)

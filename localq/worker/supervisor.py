@@ -33,6 +33,7 @@ from localq.exceptions import (
     StoreVersionError,
 )
 from localq.recovery import exit_reason
+from localq.storage.gate import set_mask
 from localq.storage.owners import identity
 from localq.worker.child import Consumer
 from localq.worker.steward import Steward
@@ -47,6 +48,8 @@ ANSWERED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD, signa
 UNUSABLE = (StoreReplaced, StoreUntrusted, StoreCorrupt, StoreReadOnly, StoreVersionError)
 #: So many deaths in so many seconds are a crash loop; then a new child waits.
 CRASHES, CRASH_WINDOW_S, CRASH_PAUSE_S = 5, 10.0, 1.0
+#: Seconds between two requests to a child to stop.
+ASK_AGAIN_S = 1.0
 #: Seconds the steward may take to open the store, and to finish.
 STEWARD_LIMIT_S = 35.0
 
@@ -100,10 +103,16 @@ class Supervisor:
         os.set_blocking(write_end, False)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         for number in ANSWERED:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup: the terminal's end is not ours
             signal.signal(number, lambda got, _: self._seen.append(got))
 
     def _wait(self) -> None:
         pause = max(0.0, self._resume_at - time.monotonic()) if self._resume_at else None
+        if self._stopped_by:
+            # A task may have ignored or blocked SIGTERM while it ran: ask again until the child is gone.
+            pause = ASK_AGAIN_S
+            self._signal_children(signal.SIGTERM)
         select.select([self._read_end], [], [], pause)
         try:
             os.read(self._read_end, 4096)
@@ -128,8 +137,8 @@ class Supervisor:
         self._stopped_by = number
         signals.worker_shutting_down.send(self._worker, sig=signal.Signals(number).name, how="Warm", exitcode=EX_OK)
         how = "again to stop at once" if number == signal.SIGINT else "SIGQUIT to stop at once"
-        self._worker.say(f"worker: Warm shutdown (MainProcess): running tasks end first; {how}")
         self._signal_children(signal.SIGTERM)
+        self._worker.say(f"worker: Warm shutdown (MainProcess): running tasks end first; {how}")
 
     def _stop_cold(self, number: int) -> None:
         self._stopped_by = number
@@ -137,10 +146,10 @@ class Supervisor:
         signals.worker_shutting_down.send(
             self._worker, sig=signal.Signals(number).name, how="Cold", exitcode=self._exit_code
         )
-        self._worker.say("worker: Cold shutdown (MainProcess): running tasks are stopped, reserved ones go back")
         self._killed_because = "its worker was stopped at once"
         self._tell({"cold": True})
         self._signal_children(signal.SIGKILL)
+        self._worker.say("worker: Cold shutdown (MainProcess): running tasks are stopped, reserved ones go back")
 
     def _signal_children(self, number: int) -> None:
         for pid in self._children:
@@ -177,7 +186,7 @@ class Supervisor:
 
     def _child_ended(self, pid: int, code: int) -> None:
         index = self._children.pop(pid)
-        if code == EX_STORE:
+        if code == EX_STORE and not self._worker.app.backend.is_there():
             self._store_is_gone()
         # A child ends well when it is told to; a task that calls os._exit(0) is a loss like any other.
         if code != EX_OK or not self._stopped_by:
@@ -214,7 +223,17 @@ class Supervisor:
         self._worker.app.backend.follow()
         about: dict[str, object] = {"steward": True, "parent": self._mine}
         consumer = Consumer(self._worker.app, self._worker.queues, self._worker.node, about)
-        signal.signal(signal.SIGTERM, lambda *_: consumer.stop())
+
+        def stop(*_: object) -> None:
+            consumer.stop()
+
+        def listen() -> None:
+            if signal.getsignal(signal.SIGTERM) is not stop:
+                signal.signal(signal.SIGTERM, stop)
+            set_mask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+
+        listen()
+        consumer.before_turn = listen
         signals.worker_process_init.send(self._worker)
         consumer.run()
         signals.worker_process_shutdown.send(self._worker, pid=os.getpid(), exitcode=EX_OK)
@@ -269,7 +288,7 @@ class Supervisor:
                 return EX_NODE
         except LocalqError as exc:
             _write_line(ready, {"error": str(exc), "code": EX_STORE})
-            return EX_STORE
+            return EX_STORE if first or isinstance(exc, UNUSABLE) else 1
         _write_line(ready, {"node": node or worker.node})
         os.close(ready)
         steward.run()
@@ -303,8 +322,7 @@ class Supervisor:
 
     def _fork(self, name: str, life: Callable[[], int]) -> int:
         """Fork a process that does nothing but `life`; returns its pid."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         parent = os.getpid()
         # Blocked across the fork: a signal must not find the parent's handler in the child.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ANSWERED)
@@ -323,21 +341,31 @@ class Supervisor:
         except BaseException:
             logger.critical("%s ended by an error of localq's or of the system's:\n%s", name, traceback.format_exc())
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            self._worker.app.close()
-            os._exit(code)
+            try:
+                _flush()
+                self._worker.app.close()
+            finally:
+                os._exit(code)
 
     def _become(self, name: str, parent: int) -> None:
         signal.set_wakeup_fd(-1)
         for number in ANSWERED:
             signal.signal(number, signal.SIG_DFL)
-        # Ctrl-C reaches the whole terminal; what it means to a child is the supervisor's to say.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # These reach the whole terminal's group; what they mean to a child is the supervisor's to say.
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_IGN)
         self._children.clear()
         os.close(self._read_end)
         die_with(parent)
         log.process_name = name
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # closed, by a task or from the start
 
 
 def die_with(parent: int) -> None:

@@ -76,13 +76,27 @@ def test_leaving_by_sys_exit_is_a_failure_and_not_the_end_of_the_worker(app):
     assert (outcome.state, type(error(outcome))) == ("FAILURE", SystemExit)
 
 
-def test_an_interrupt_is_not_the_tasks_business(app):
+def test_ctrl_c_is_the_users_where_a_task_runs_here_and_now(app):
     @app.task
     def interrupted():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(app, interrupted)
+        interrupted.apply()
+
+
+def test_whatever_a_task_raises_in_a_worker_is_its_own_failure(app):
+    class Odd(BaseException):
+        @property
+        def args(self):
+            raise RuntimeError("no")
+
+    @app.task
+    def fail(kind):
+        raise {"interrupt": KeyboardInterrupt, "exit": GeneratorExit, "odd": Odd}[kind]
+
+    for kind in ("interrupt", "exit", "odd"):
+        assert run(app, fail, kind).state == "FAILURE"
 
 
 def test_a_result_that_cannot_be_written_is_a_failure_that_names_it(app):

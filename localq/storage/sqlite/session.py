@@ -142,6 +142,13 @@ class Session:
             raise Gone from None
         if self.is_closed or (found.st_dev, found.st_ino) != self._wal_id:
             raise Gone
+        try:
+            mine = os.fstat(self.wal_fd)
+        except OSError:
+            mine = None
+        if mine is None or (mine.st_dev, mine.st_ino) != self._wal_id:
+            # SQLite would write its pages into whatever file of the user's has the number now.
+            raise StoreCorrupt(f"code of this process closed descriptors of {self.path}; nothing more is written by it")
         return found.st_size
 
     def transact(self, work: Callable[..., T], *args: Any) -> T:
@@ -268,8 +275,10 @@ _FULL, _BUSY, _IO, _CORRUPT, _NOT_A_DB = 13, (5, 6), 10, 11, 26
 _READ_ONLY, _CANNOT_OPEN = 8, 14
 
 
-def translated(exc: sqlite3.Error, path: Path) -> StoreError:
+def translated(exc: sqlite3.Error, path: Path) -> Exception:
     """Say in our words what SQLite said; the one place where that is done."""
+    if isinstance(exc, sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.DataError | sqlite3.InterfaceError):
+        return ValueError(f"a value cannot be written: {exc}")  # about the message, not about the store
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
     what = f"{path}: {exc}"
     if code == _FULL:

@@ -116,7 +116,7 @@ class SqliteStorage:
         with self._opening:
             sessions, self._sessions = self._sessions, []
             self._is_open = False
-        self._close_gated(sessions)
+            self._close_gated(sessions)  # nobody forks in the middle of a close
 
     def _close_gated(self, sessions: list[Session]) -> None:
         """Close connections under the gate of whatever store is at our path now."""
@@ -136,7 +136,7 @@ class SqliteStorage:
             if session not in self._sessions:
                 return
             self._sessions.remove(session)
-        self._close_gated([session])
+            self._close_gated([session])
 
     def close(self) -> None:
         if self._is_open:

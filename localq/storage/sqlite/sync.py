@@ -67,7 +67,8 @@ class Syncer:
         thread, self._thread = self._thread, None
         if thread is not None:
             self._wake.set()
-            thread.join(1.0)
+            if thread.ident is not None:
+                thread.join(1.0)
 
     def forget_thread(self) -> None:
         """In a forked child the thread is not there."""
