@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -220,65 +220,17 @@ def test_a_store_whose_making_was_cut_short_is_finished(directory):
 def open_and_close_everything(directory):
     """What a backup, a virus scanner or `grep -r` in our own process does: SQLite's locks are gone."""
     for path in directory.rglob("*"):
-        with suppress(FileNotFoundError):  # others come and go meanwhile
+        try:
             if path.is_file():
-                with open(path, "rb") as file:
-                    file.read()
+                path.read_bytes()
+        except FileNotFoundError:
+            pass
 
 
 def put_and_close(directory, id):
     store = SqliteStorage(directory)
     store.put([message(id)])
     store.close()
-
-
-def test_opening_and_closing_every_file_loses_nothing(storage, directory):
-    storage.put([message("before")])
-    open_and_close_everything(directory)
-    # To this process the store looks unused, so its last close checkpoints and deletes the WAL.
-    assert ended(forked(lambda: put_and_close(directory, "elsewhere"))) == 0
-    storage.put([message("after")])
-    assert set(storage.records(["before", "elsewhere", "after"])) == {"before", "elsewhere", "after"}
-    assert ids_in(directory) == {"before", "elsewhere", "after"}
-
-
-def test_a_thread_that_reads_every_file_all_the_time_loses_nothing(storage, directory):
-    """Every id whose put returned is in the store, while other processes come and go."""
-    storage.put([message("first")])
-    stop = threading.Event()
-
-    def read():
-        while not stop.is_set():
-            open_and_close_everything(directory)
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    returned = {"first"}
-    try:
-        for turn in range(15):
-            pid = forked(lambda turn=turn: put_and_close(directory, f"other-{turn}"))
-            for number in range(10):
-                storage.put([message(f"mine-{turn}-{number}")])
-                returned.add(f"mine-{turn}-{number}")
-            assert ended(pid) == 0
-            returned.add(f"other-{turn}")
-    finally:
-        stop.set()
-        reader.join()
-    storage.close()
-    assert ids_in(directory) == returned
-
-
-def test_a_transaction_on_a_wal_that_is_gone_is_done_again_in_the_new_one(storage, directory):
-    storage.put([message("a"), message("b")])
-    claims = storage.settle((), Want("me", ("celery",), 2, 0.0)).claims
-    open_and_close_everything(directory)
-    assert ended(forked(lambda: put_and_close(directory, "c"))) == 0
-    turn = storage.settle(
-        [Outcome(c.seq, c.token, c.message.id, "SUCCESS") for c in claims], Want("me", ("celery",), 9, 0.0)
-    )
-    assert turn.stale == []
-    assert [claim.message.id for claim in turn.claims] == ["c"]
 
 
 OTHER = """
@@ -307,6 +259,55 @@ def other_process(directory):
 
         yield ask
         process.stdin.close()
+
+
+def test_opening_and_closing_every_file_loses_nothing(storage, directory):
+    storage.put([message("before")])
+    open_and_close_everything(directory)
+    # To this process the store looks unused, so its last close checkpoints and deletes the WAL.
+    assert ended(forked(lambda: put_and_close(directory, "elsewhere"))) == 0
+    storage.put([message("after")])
+    assert set(storage.records(["before", "elsewhere", "after"])) == {"before", "elsewhere", "after"}
+    assert ids_in(directory) == {"before", "elsewhere", "after"}
+
+
+def test_a_thread_that_reads_every_file_all_the_time_loses_nothing(storage, directory):
+    """Every id whose put returned is in the store, while other processes come and go."""
+    storage.put([message("first")])
+    stop = threading.Event()
+
+    def read():
+        while not stop.is_set():
+            open_and_close_everything(directory)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    returned = {"first"}
+    try:
+        for turn in range(8):
+            # Not a fork: another thread may be inside SQLite just then, and would be there for ever in the child.
+            with other_process(directory) as ask:
+                for number in range(10):
+                    storage.put([message(f"mine-{turn}-{number}")])
+                    returned.add(f"mine-{turn}-{number}")
+                returned.update(ask(f"put other-{turn}"))
+    finally:
+        stop.set()
+        reader.join()
+    storage.close()
+    assert ids_in(directory) == returned
+
+
+def test_a_transaction_on_a_wal_that_is_gone_is_done_again_in_the_new_one(storage, directory):
+    storage.put([message("a"), message("b")])
+    claims = storage.settle((), Want("me", ("celery",), 2, 0.0)).claims
+    open_and_close_everything(directory)
+    assert ended(forked(lambda: put_and_close(directory, "c"))) == 0
+    turn = storage.settle(
+        [Outcome(c.seq, c.token, c.message.id, "SUCCESS") for c in claims], Want("me", ("celery",), 9, 0.0)
+    )
+    assert turn.stale == []
+    assert [claim.message.id for claim in turn.claims] == ["c"]
 
 
 def share(storage, ask):
@@ -479,6 +480,30 @@ def test_a_child_that_ends_in_the_ordinary_way_leaves_its_parents_store_alone(di
     )
     subprocess.run([sys.executable, "-c", code, str(directory)], check=True, timeout=60)
     assert len(ids_in(directory)) == 52
+
+
+REENTRANT = """
+import signal, sys
+from localq import LocalQ
+app = LocalQ("x", store=sys.argv[1])
+sent = [app.send_task("first").id]
+signal.signal(signal.SIGALRM, lambda *_: sent.append(app.send_task("from.handler").id))
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+while len(sent) < 300:
+    app.storage.records(sent[-1:])
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert set(app.storage.records(sent)) == set(sent)
+"""
+
+
+def test_a_signal_handler_may_send_in_the_middle_of_a_read(directory):
+    """A lock that its own thread cannot take again would stay locked for ever, with the gate of everybody."""
+    done = subprocess.Popen([sys.executable, "-c", REENTRANT, str(directory)])
+    try:
+        assert done.wait(20) == 0
+    finally:
+        done.kill()
+        done.wait()
 
 
 def test_threads_that_end_take_their_connections_with_them(storage):

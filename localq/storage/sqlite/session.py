@@ -64,7 +64,7 @@ class Session:
         self.path = directory / "queue.db"
         self._wal_path = str(directory / "queue.db-wal")
         #: Held while the connection is in use, so that nobody forks or closes in the middle.
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.is_closed = False
         try:
             self.gate = Gate(directory / MARK)

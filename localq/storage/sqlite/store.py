@@ -14,6 +14,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +55,8 @@ class SqliteStorage:
         self._opening = threading.RLock()
         self._is_open = False
         self.must_exist = False
+        #: Locks held from before a fork until after it.
+        self._held: list[Any] = []
         self._forget_everything()
         _stores.add(self)
 
@@ -150,22 +153,23 @@ class SqliteStorage:
         """Have nothing going on while the process is copied: no thread of ours, no connection in use."""
         if self._is_open:
             self._sync.finish()
-        self._opening.acquire()
-        for session in self._sessions:
-            session.lock.acquire()
+        self._held = []
+        # One after the other: which sessions there are is certain once the first lock is held.
+        for lock in chain((self._opening,), (session.lock for session in self._sessions)):
+            lock.acquire()
+            self._held.append(lock)
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        for session in self._sessions:
-            session.lock.release()
-        self._opening.release()
+        while self._held:
+            self._held.pop().release()
 
     def after_fork_in_child(self) -> None:
         """Close the parent's connections before SQLite is used here; see `session.py` for why it may be done."""
         sessions = self._sessions
         self._opening = threading.RLock()
         for session in sessions:
-            session.lock = threading.Lock()
+            session.lock = threading.RLock()
         if sessions:
             self._close_sessions()
         self._forget_everything()
