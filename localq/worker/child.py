@@ -53,7 +53,7 @@ class Consumer:
         self._limit = 1
         self._pid = os.getpid()
         self.executed = 0
-        #: Called before every claim and every sleep: a task may have changed signal handlers.
+        #: Called before every sleep, and before every claim of a busy child: a task may have changed signal handlers.
         self.before_turn: Callable[[], None] = lambda: None
         self.is_stopping = False
         # A signal handler or another thread writes here to end a sleep.
@@ -74,13 +74,15 @@ class Consumer:
         owner = storage.enlist(self._about)
         bell = storage.bell(self.queues)
         outcomes: list[Outcome] = []
-        is_hungry = True
+        self._is_hungry = True
         try:
             while not self.is_stopping:
-                if is_hungry:
+                if self._is_hungry:
                     # Raised before the last look, so that nothing can arrive unseen between look and sleep.
                     bell.raise_()
-                self.before_turn()
+                else:
+                    self.before_turn()
+                has_looked = not self._goes_first(outcomes)
                 turn = self._turn(storage, owner, outcomes)
                 if turn is None:
                     break
@@ -90,11 +92,12 @@ class Consumer:
                     self._report(turn.stale)
                 if turn.claims:
                     bell.lower()
-                    is_hungry = len(turn.claims) < self._limit
+                    self._is_hungry = len(turn.claims) < self._limit
                     outcomes = self._batch(storage, owner, turn.claims)
-                elif not is_hungry:
-                    is_hungry = True
-                else:
+                elif not self._is_hungry:
+                    self._is_hungry = True
+                elif has_looked:
+                    self.before_turn()
                     bell.sleep(FLOOR_S, self._wake_read)
             if outcomes:
                 self._report(settle_each(storage, outcomes))
@@ -113,7 +116,7 @@ class Consumer:
         pause_s = FLOOR_S
         while True:
             try:
-                return storage.settle(outcomes, Want(owner.name, self.queues, self._limit, clock.now()))
+                return storage.settle(outcomes, self._want(owner, outcomes))
             except (StoreFull, StoreBusy) as exc:
                 # What has ended stays in memory and in the notes; nothing new is claimed.
                 logger.warning("%d ended tasks wait to be written, again in %g s: %s", len(outcomes), pause_s, exc)
@@ -126,6 +129,14 @@ class Consumer:
             if self.is_stopping:
                 return None
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    def _want(self, owner: Owner, outcomes: list[Outcome]) -> Want:
+        limit = 0 if self._goes_first(outcomes) else self._limit
+        return Want(owner.name, self.queues, limit, clock.now())
+
+    def _goes_first(self, outcomes: list[Outcome]) -> bool:
+        """Whether somebody may be waiting for this one result, and nothing more is expected: no look for more now."""
+        return self._is_hungry and len(outcomes) == 1
 
     def _batch(self, storage: Storage, owner: Owner, claims: list[Claim]) -> list[Outcome]:
         """Run claims in order; what there is no time for goes back."""

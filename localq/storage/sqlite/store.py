@@ -218,6 +218,10 @@ class SqliteStorage:
             # Nothing to settle and nothing due: one statement is the whole transaction.
             claims = self._write(lambda session: session.write(_claim, session, asked))
             return Turn(claims, [])
+        if len(outcomes) == 1 and want is not None and not asked.limit and asked.now < self._board_due():
+            outcome = outcomes[0]
+            if outcome.ended and not outcome.leads and not outcome.sends:
+                return self._settle_one(outcome)
         self._session()
         settlement = Settlement(asked.now, self._bells.note_due)
         turn, slots = self._write(
@@ -227,6 +231,13 @@ class SqliteStorage:
         if settlement.replies:
             self._bells.ring_replies(settlement.replies)
         return turn
+
+    def _settle_one(self, outcome: Outcome) -> Turn:
+        """Write an end that means nothing to other messages: one statement is the whole transaction."""
+        settlement = Settlement(0.0, self._bells.note_due)
+        stale = self._write(lambda session: session.write(settlement.apply, session.execute, [outcome]))
+        self._bells.ring_replies(settlement.replies)
+        return Turn([], stale)
 
     def _settle_gated(
         self, session: Session, settlement: Settlement, outcomes: Sequence[Outcome], want: Want
@@ -243,7 +254,7 @@ class SqliteStorage:
         due = None
         stale = settlement.apply(session.execute, outcomes) if outcomes else []
         ready = settlement.ready
-        if not want.limit or not 0 < want.now < self._bells.next_due():
+        if not (want.limit or outcomes) or not 0 < want.now < self._bells.next_due():
             due = self._promote(session, want.now, ready)
         claims = _claim(session, want) if want.limit else []
         # What is left after this claim is for others; what was claimed needs nobody woken.
