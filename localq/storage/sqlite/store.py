@@ -85,7 +85,7 @@ class SqliteStorage:
                 place.prepare(self.directory, self.must_exist)
                 self._bells = Bells(self.directory / "bells")
                 self._owners = Owners(self.directory / "owners")
-                self._sync = Syncer(self._bells, self._full)
+                self._sync = Syncer(self._bells)
                 self._is_open = True
             session = Session(self.directory)
             self._sessions.append(session)
@@ -107,9 +107,16 @@ class SqliteStorage:
         raise place.removed(self.directory)
 
     def _write(self, act: Callable[[Session], T]) -> T:
+        """Write, and in `full` see it on the disk before anybody hears of it."""
         result = self._with_session(act)
-        self._sync.wrote(self._session().wal_fd)
+        if self._full:
+            self._sync.now(self._session().wal_fd)
         return result
+
+    def _wrote(self) -> None:
+        """Have what was written synced soon; last of all, because whoever was rung need not wait for this."""
+        if not self._full:
+            self._sync.wrote(self._session().wal_fd)
 
     def _read(self, sql: str, *args: Any) -> list[Any]:
         return self._with_session(lambda session: session.read(sql, *args))
@@ -183,6 +190,7 @@ class SqliteStorage:
         slots = self._write(lambda session: session.write(self._put_one, session, rows[0])
                             if len(rows) == 1 else session.transact(self._put_all, session, rows))  # fmt: skip
         self._bells.ring(slots)
+        self._wrote()
 
     def _put_one(self, session: Session, row: tuple[Any, ...]) -> list[int]:
         if not session.execute(with_rows("put", 1, MESSAGE_COLUMNS), row).rowcount:
@@ -215,7 +223,8 @@ class SqliteStorage:
     def settle(self, outcomes: Sequence[Outcome], want: Want | None = None) -> Turn:
         asked = want if want is not None else Want("", (), 0, clock.now())
         if not outcomes and asked.limit and 0 < asked.now < self._board_due():
-            # Nothing to settle and nothing due: one statement is the whole transaction.
+            # Nothing to settle and nothing due: one statement is the whole transaction. Not announced for a sync:
+            # a claim that a power cut undoes goes back to the queue, where it would be anyway.
             claims = self._write(lambda session: session.write(_claim, session, asked))
             return Turn(claims, [])
         if len(outcomes) == 1 and want is not None and not asked.limit and asked.now < self._board_due():
@@ -230,6 +239,7 @@ class SqliteStorage:
         self._bells.ring(slots)
         if settlement.replies:
             self._bells.ring_replies(settlement.replies)
+        self._wrote()
         return turn
 
     def _settle_one(self, outcome: Outcome) -> Turn:
@@ -237,6 +247,7 @@ class SqliteStorage:
         settlement = Settlement(0.0, self._bells.note_due)
         stale = self._write(lambda session: session.write(settlement.apply, session.execute, [outcome]))
         self._bells.ring_replies(settlement.replies)
+        self._wrote()
         return Turn([], stale)
 
     def _settle_gated(
@@ -280,10 +291,12 @@ class SqliteStorage:
             lambda: session.execute(query(sql), (*values, *key)).fetchall()))  # fmt: skip
         if rows:
             self._bells.ring_replies({rows[0][0]})
+        self._wrote()
         return bool(rows)
 
     def forget(self, ids: Sequence[str]) -> None:
         self._write(lambda session: session.write(session.execute, query("forget"), (json.dumps(list(ids)),)))
+        self._wrote()
 
     # -- Reading ---------------------------------------------------------------------------------
 
@@ -333,7 +346,9 @@ class SqliteStorage:
         return [Entry(*row) for row in self._read(query("entries"), prefix, prefix, clock.now())]
 
     def write(self, key: str, value: str | None, expected: str | None, expires_at: float | None = None) -> bool:
-        return self._write(lambda session: session.transact(_write_entry, session, key, value, expected, expires_at))
+        done = self._write(lambda session: session.transact(_write_entry, session, key, value, expected, expires_at))
+        self._wrote()
+        return done
 
     # -- Housekeeping ----------------------------------------------------------------------------
 

@@ -37,21 +37,15 @@ class Syncer:
         bells: the store's board.
     """
 
-    def __init__(self, bells: Bells, full: bool) -> None:
-        self._bells, self.full = bells, full
+    def __init__(self, bells: Bells) -> None:
+        self._bells = bells
         self._last = self._asked = 0.0
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self.by_steward = False
 
     def wrote(self, wal: int) -> None:
-        """Note a commit to the WAL with this descriptor; in `full`, return when it is on the disk.
-
-        Called outside the gate.
-        """
-        if self.full:
-            self.now(wal)
-            return
+        """Note a commit to the WAL with this descriptor, to be synced within the window; outside the gate."""
         self._last = time.monotonic()
         if self._thread is None:
             self._announce(wal)
