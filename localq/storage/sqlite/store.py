@@ -58,7 +58,6 @@ class SqliteStorage:
         #: Locks held from before a fork until after it.
         self._held: list[Any] = []
         self._forget_everything()
-        _stores.add(self)
 
     # -- Opening and closing -----------------------------------------------------------------
 
@@ -87,6 +86,7 @@ class SqliteStorage:
                 self._owners = Owners(self.directory / "owners")
                 self._sync = Syncer(self._bells)
                 self._is_open = True
+                _stores.add(self)
             session = Session(self.directory)
             self._sessions.append(session)
             return session
@@ -155,6 +155,7 @@ class SqliteStorage:
             self._bells.close()
         self._forget_everything()
         self.must_exist = False
+        _stores.discard(self)
 
     def before_fork(self) -> None:
         """Have nothing going on while the process is copied: no thread of ours, no connection in use."""
@@ -181,6 +182,7 @@ class SqliteStorage:
             self._close_sessions()
         self._forget_everything()
         self.must_exist = False
+        _stores.discard(self)
 
     # -- Put ---------------------------------------------------------------------------------
 
@@ -431,7 +433,9 @@ def open_url(rest: str, durability: str) -> SqliteStorage:
 
 # -- Forks and the end of the process ------------------------------------------------------------
 
-_stores: weakref.WeakSet[SqliteStorage] = weakref.WeakSet()
+#: Those that are open. Kept alive until they are closed, at exit at the latest: a connection that the garbage
+#: collector closes is closed outside the gate.
+_stores: set[SqliteStorage] = set()
 
 
 def _close_each(sessions: list[Session]) -> None:
