@@ -73,6 +73,7 @@ def tables_of(*scripts):
     for script in scripts:
         connection.executescript(script)
     rows = connection.execute("select type, name, tbl_name, sql from sqlite_master order by 1, 2").fetchall()
+    connection.close()
     return [(*row[:3], re.sub(r"\s+", " ", re.sub(r"--[^\n]*", "", row[3] or "")).strip()) for row in rows]
 
 

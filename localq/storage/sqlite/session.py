@@ -75,14 +75,13 @@ class Session:
 
     def _connect(self) -> sqlite3.Connection:
         bring_back(self._wal_path)
-        is_new = not self.path.exists()
-        if is_new:
+        if not self.path.exists():
             # Made by us, 0600, before SQLite sees it; it gives -wal and -shm the same mode.
             make_file(self.path)
         else:
             _look_at(self.path)
         try:
-            connection = self._open(is_new)
+            connection = self._open()
         except sqlite3.Error as exc:
             raise translated(exc, self.path) from exc
         self.wal_fd = open_file(Path(self._wal_path), os.O_RDONLY)
@@ -91,12 +90,20 @@ class Session:
         self.database_id = _identity(self.path)
         return connection
 
-    def _open(self, is_new: bool) -> sqlite3.Connection:
+    def _open(self) -> sqlite3.Connection:
         uri = f"{self.path.absolute().as_uri()}?mode=rw"
         connection = sqlite3.connect(
             uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256,
             timeout=FOREIGN_WAIT_MS / 1000,
         )  # fmt: skip
+        try:
+            self._set_up(connection)
+        except BaseException:
+            connection.close()  # here, inside the gate; the garbage collector would do it anywhere
+            raise
+        return connection
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
         # Before anything is set: a journal mode is written into the file.
         tables, version = _look_inside(connection, self.path)
         # Memory maps and checkpoints of SQLite's own accord are off: the gate decides (reliability.md 0.3).
@@ -107,7 +114,6 @@ class Session:
             connection.execute(f"pragma {pragma}")
         if version < VERSION:
             _bring_up(connection, tables, version)
-        return connection
 
     def write(self, work: Callable[..., T], *args: Any) -> T:
         """Run `work(*args)` under the gate.
