@@ -50,6 +50,8 @@ UNUSABLE = (StoreReplaced, StoreUntrusted, StoreCorrupt, StoreReadOnly, StoreVer
 CRASHES, CRASH_WINDOW_S, CRASH_PAUSE_S = 5, 10.0, 1.0
 #: Seconds between two requests to a child to stop.
 ASK_AGAIN_S = 1.0
+#: How often a first steward is started that dies without a word.
+STEWARD_TRIES = 3
 #: Seconds the steward may take to open the store, and to finish.
 STEWARD_LIMIT_S = 35.0
 
@@ -241,7 +243,7 @@ class Supervisor:
 
     # -- The steward -----------------------------------------------------------------------------
 
-    def _start_steward(self, first: bool) -> dict[str, Any] | None:
+    def _start_steward(self, first: bool, tries: int = STEWARD_TRIES) -> dict[str, Any] | None:
         """Fork the steward and wait until it has opened the store; None if it could not."""
         line_read, line_write = os.pipe()
         ready_read, ready_write = os.pipe()
@@ -262,6 +264,11 @@ class Supervisor:
         os.close(ready_read)
         if "node" in said:
             return said
+        if first and not said and tries > 1:
+            # Killed before it could say anything: that is no reason not to start.
+            os.kill(self._steward, signal.SIGKILL)
+            os.waitpid(self._steward, 0)
+            return self._start_steward(first, tries - 1)
         if first:
             self._exit_code = int(said.get("code", EX_STORE))
             self._worker.say_error(

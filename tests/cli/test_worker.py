@@ -223,7 +223,7 @@ def test_a_store_that_vanishes_ends_the_worker_with_a_word_and_its_own_code(here
     store = here / ".localq"
     with worker("-A", "tasks", "worker", "-c", "2", "-P", pool, cwd=here) as running:
         if how == "removed":
-            shutil.rmtree(store)
+            wait_until(lambda: shutil.rmtree(store, ignore_errors=True) or not store.exists(), what="the store is gone")
         else:
             store.rename(here / "moved")
         if how == "replaced":
