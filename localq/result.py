@@ -181,13 +181,20 @@ class AsyncResult(Generic[R]):
     wait = get
 
     def _wait(self, timeout: float | None, on_interval: Callable[[], Any] | None = None) -> None:
-        if self._look_once():
-            return
-        if timeout is not None and timeout <= 0:
-            raise _timed_out(self)
+        # Where this thread has its bell already, the look after raising it is the first.
+        has_bell = self._own in getattr(self.backend.bells, "kept", ())
+        if not has_bell or (timeout is not None and timeout <= 0):
+            if self._look_once():
+                return
+            if timeout is not None and timeout <= 0:
+                raise _timed_out(self)
         Wait(self.backend, self._own, timeout, on_interval, self).until(self._look_once)
 
-    def _look_once(self) -> bool:
+    def _look_once(self, brought: Sequence[Record] = ()) -> bool:
+        for record in brought:
+            if record.id == self.id and record.ended:
+                self._record = record
+                return True
         found = self._look()
         return found is not None and found.ended
 
@@ -421,7 +428,7 @@ class _Front:
     def __init__(self, storage: Storage, left: list[AsyncResult[Any]], propagate: bool) -> None:
         self._storage, self._left, self._propagate = storage, left, propagate
 
-    def __call__(self) -> bool:
+    def __call__(self, brought: Sequence[Record] = ()) -> bool:
         left = self._left
         ahead = 1
         while left:
@@ -460,8 +467,8 @@ class Wait:
         self._next_scan = self._started + PATIENCE_S
         self._has_hinted = False
 
-    def until(self, look: Callable[[], bool]) -> None:
-        """Return once `look()` is true.
+    def until(self, look: Callable[[Sequence[Record]], bool]) -> None:
+        """Return once `look` is true, which is given the records that rings brought.
 
         Raises:
             TimeoutError: the time is over.
@@ -471,12 +478,14 @@ class Wait:
         except (AttributeError, KeyError):
             bell = self._backend.bell(self._own)
         pause = FIRST_LOOK_S
+        brought: list[Record] = []
         try:
             while True:
                 bell.raise_()
-                if look():
+                if look(brought):
                     return
                 rang = bell.sleep(self._pause(pause))
+                brought = [Record(*copy) for copy in bell.copies()]
                 if not rang:
                     pause = min(pause * 1.5, LONGEST_LOOK_S)
                     self._scan()

@@ -153,7 +153,7 @@ class Task(Generic[P, R]):
             raise TypeError(f"task args must be a list or tuple, got {args!r}")
         if kwargs is None:
             kwargs = {}
-        elif not isinstance(kwargs, Mapping):
+        elif not isinstance(kwargs, dict | Mapping):
             raise TypeError(f"task kwargs must be a mapping, got {kwargs!r}")
         if self._check is not None:
             self._check(*args, **kwargs)

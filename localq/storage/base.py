@@ -33,7 +33,7 @@ It may be used by any thread; what belongs to one thread it keeps apart itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from localq.message import Claim, Message, Outcome, Record, Turn, Want
 
@@ -113,7 +113,13 @@ class Bell(Protocol):
     """Something to sleep on. A hint, never the truth: who wakes looks again, and who sleeps too long looks too.
 
     Raise it first, look second, sleep third: a ring between look and sleep ends the sleep at once.
+
+    Attributes:
+        is_unsure: for an owner's bell: it may have been given a message whose copy did not come. Its `estate`
+            tells; whoever has looked there says so by setting this to False.
     """
+
+    is_unsure: bool
 
     def raise_(self) -> None:
         """Ask to be rung."""
@@ -125,6 +131,12 @@ class Bell(Protocol):
         """Sleep until rung, at most `timeout_s`; returns whether it rang.
 
         With `also`, a descriptor: until that can be read, too. Storages that are not shared ignore it.
+        """
+
+    def copies(self) -> list[tuple[Any, ...]]:
+        """Return, once, what the last ring brought: fields of a claim for an owner, of a record for a waiter.
+
+        A storage that brings nothing always answers with an empty list.
         """
 
     def close(self) -> None: ...
@@ -144,7 +156,8 @@ class Storage(Protocol):
         """Make messages exist: ready, waiting until `visible_at`, or held until `after` has ended.
 
         A message whose id exists already with the same name and body is left as it is; so sending
-        the same again is safe. One idle owner is woken for each ready message.
+        the same again is safe. One idle owner is woken for each ready message; a single message may be put
+        straight into the hands of one that sleeps, which then holds it as if it had claimed it.
 
         Raises:
             DuplicateTaskId: an id exists with another name or body; nothing was written.
@@ -200,14 +213,15 @@ class Storage(Protocol):
         """Return everybody who enlisted and has not been retired."""
 
     def retire(self, owner: str) -> None:
-        """Remove the traces of a dead owner that holds no claims any more."""
+        """Remove the traces of a dead owner, unless it holds a claim (given to it at the last moment)."""
 
-    def bell(self, queues: Sequence[str] = (), replies: str | None = None) -> Bell:
+    def bell(self, queues: Sequence[str] = (), replies: str | None = None, owner: str | None = None) -> Bell:
         """Return a bell of this thread's own.
 
         Args:
             queues: ring when a message is ready in one of these.
             replies: ring when a message with this `reply_to` ends; `"*"` for any message.
+            owner: the owner that sleeps on it, which may be given messages of these queues while it sleeps.
         """
 
     def entries(self, prefix: str) -> list[Entry]:
@@ -216,8 +230,14 @@ class Storage(Protocol):
     def write(self, key: str, value: str | None, expected: str | None, expires_at: float | None = None) -> bool:
         """Set a key (None deletes it), if its value is still `expected` (None: absent); says whether it was."""
 
-    def maintain(self) -> None:
+    def maintain(self, again_in_s: float | None = None) -> bool:
         """Do what keeps the store small and safe: checkpoint, sync. Called by every steward.
+
+        Args:
+            again_in_s: the caller will be here again in so many seconds, so nobody need ask for it until then.
+
+        Returns:
+            Whether anything was written since the last time, as far as the storage can tell.
 
         Raises:
             StoreReplaced: the store's files are gone or are others.

@@ -4,39 +4,65 @@
     bells/<name>          a pipe per sleeper; one byte in it ends the sleep
 
 A sleeper raises its flag, looks at the store once more, and sleeps. Whoever brings work looks for a
-flag after its commit, takes it down and writes one byte. Both sides make system calls between
+flag, takes it down and, after its commit, writes to the pipe. Both sides make system calls between
 their store and their load, so either the sleeper sees the work or the bringer sees the flag.
 A bell is a hint: the loser of any other race is found by the sleeper's own slow scan.
-Must not know what the work is.
+
+A ring may carry a copy of what it is about, so that the woken need not read it: a message that was put
+straight into a sleeping owner's hands, or the record of a task that has ended. It answers one raising
+of the flag, by its number; a copy that comes later than that is a ring like any other, and the store,
+which has it all, is asked. Must not know what the work is.
 """
 
 from __future__ import annotations
 
 import errno
+import marshal
 import mmap
 import os
 import select
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from localq.storage.place import allocate, file_fault, make_directory, make_file, open_file, removed
 
 SLOTS = 512
 _FLAGS_AT = 64
 _ROWS_AT = _FLAGS_AT + SLOTS
-_ROW = struct.Struct("=16sQQ")  # name, queues it serves, replies it waits for
+#: Name, queues it serves, replies it waits for, whether an owner sleeps here, how often the flag was raised.
+_ROW = struct.Struct("=16sQQQQ")
+_RAISED = struct.Struct("=Q")
+_RAISED_AT = _ROW.size - _RAISED.size
+#: What stands before a copy: which raising it answers, its length. A plain ring is one without a copy.
+_FRAME = struct.Struct("=QI")
+_RING = _FRAME.pack(0, 0)
+#: A pipe takes so many bytes at once or none.
+_PIPE_BUF = select.PIPE_BUF
 _STAMP = struct.Struct("=d")
-_STAMP_AT, _DUE_AT = 8, 16
+_STAMP_AT, _DUE_AT, _WATCHED_AT = 8, 16, 24
 BOARD_SIZE = _ROWS_AT + SLOTS * _ROW.size
+
+#: No steward promises to look later than so many seconds from now.
+LONGEST_WATCH_S = 1.0
 
 #: Flags of a slot.
 FREE, AWAKE, WANTS_WORK, WANTS_REPLY = 0, 1, 2, 3
 _WORK, _REPLY = bytes([WANTS_WORK]), bytes([WANTS_REPLY])
 #: `replies` of a bell that rings whoever's message ends.
 ANY = "*"
+
+
+class Sleeper(NamedTuple):
+    """Somebody whose flag is up: where, what it is called, and which raising it is."""
+
+    slot: int
+    name: str
+    raised: int
 
 
 class Bells:
@@ -50,9 +76,9 @@ class Bells:
         self._masks: dict[str, int] = {}
         self._ringing = threading.Lock()
 
-    def bell(self, queues: Sequence[str], replies: str | None) -> PipeBell:
+    def bell(self, queues: Sequence[str], replies: str | None, owner: str | None = None) -> PipeBell:
         """Make a bell and enter it on the board. The caller holds the gate, so that no slot is taken twice."""
-        name = os.urandom(8).hex()
+        name = owner or os.urandom(8).hex()
         path = self.directory / name
         try:
             os.mkfifo(path, 0o600)
@@ -65,7 +91,8 @@ class Bells:
         for queue in queues:
             mask |= self._mask(queue)
         slot = self._free_slot()
-        _ROW.pack_into(self.board, _ROWS_AT + slot * _ROW.size, name.encode(), mask, _reply_code(replies))
+        _ROW.pack_into(self.board, _ROWS_AT + slot * _ROW.size, name.encode(), mask, _reply_code(replies),
+                       owner is not None, 0)  # fmt: skip
         self.board[_FLAGS_AT + slot] = AWAKE
         return PipeBell(self.board, slot, path, fd, WANTS_WORK if queues else WANTS_REPLY)
 
@@ -84,49 +111,97 @@ class Bells:
             slot = board.find(_WORK, slot + 1, _ROWS_AT)
         return found
 
+    def taker(self, queue: str) -> Sleeper | None:
+        """Find an owner that sleeps for this queue, to be given a message; called inside the gate."""
+        board = self.board
+        slot = board.find(_WORK, _FLAGS_AT, _ROWS_AT)
+        mask = self._mask(queue) if slot >= 0 else 0
+        while slot >= 0:
+            name, serves, _, is_owner, raised = _ROW.unpack_from(board, _ROWS_AT + (slot - _FLAGS_AT) * _ROW.size)
+            if serves & mask and is_owner:
+                return Sleeper(slot - _FLAGS_AT, name.decode(), raised)
+            slot = board.find(_WORK, slot + 1, _ROWS_AT)
+        return None
+
+    def take(self, sleeper: Sleeper) -> None:
+        """Take down a sleeper's flag; called inside the gate."""
+        self.board[_FLAGS_AT + sleeper.slot] = AWAKE
+
+    def silence(self, name: str) -> None:
+        """Have nobody give anything to this sleeper any more, which is dead; called inside the gate."""
+        for slot in range(SLOTS):
+            at = _ROWS_AT + slot * _ROW.size
+            if self.board[_FLAGS_AT + slot] != FREE and self.board[at : at + 16] == name.encode():
+                self.board[_FLAGS_AT + slot] = AWAKE
+
+    def hand(self, sleeper: Sleeper, copy: tuple[Any, ...]) -> bool:
+        """Ring a sleeper with a copy of what it was given; False if it cannot be reached like this."""
+        try:
+            data = marshal.dumps(copy, 2)
+        except ValueError:
+            return False  # a value of somebody's own type, a kind of text or number that only the store makes plain
+        if _FRAME.size + len(data) > _PIPE_BUF:
+            return False
+        with self._ringing:
+            return self._write(sleeper.slot, _FRAME.pack(sleeper.raised, len(data)) + data)
+
     def ring_idle(self, queue: str, count: int) -> None:
         """Wake up to `count` sleepers that serve a queue; called inside the gate."""
         self.ring(self.idle(queue, count))
 
-    def ring_replies(self, names: Collection[str | None]) -> None:
-        """Wake those who wait for messages with one of these `reply_to`."""
+    def ring_replies(self, names: Collection[str | None], copy: tuple[Any, ...] | None = None) -> None:
+        """Wake those who wait for messages with one of these `reply_to`, with a copy of the record that ended."""
         board = self.board
         slot = board.find(_REPLY, _FLAGS_AT, _ROWS_AT)
         if slot < 0:
             return
         wanted = {_reply_code(ANY), *map(_reply_code, names)}
         while slot >= 0:
-            if _ROW.unpack_from(board, _ROWS_AT + (slot - _FLAGS_AT) * _ROW.size)[2] in wanted:
+            _, _, replies, _, raised = _ROW.unpack_from(board, _ROWS_AT + (slot - _FLAGS_AT) * _ROW.size)
+            if replies in wanted:
                 board[slot] = AWAKE
-                self.ring([slot - _FLAGS_AT])
+                sleeper = Sleeper(slot - _FLAGS_AT, "", raised)
+                if copy is None or not self.hand(sleeper, copy):
+                    self.ring([sleeper.slot])
             slot = board.find(_REPLY, slot + 1, _ROWS_AT)
 
     def ring(self, slots: Sequence[int]) -> None:
-        """Write a byte into the pipes of these slots."""
+        """Ring plainly in the pipes of these slots."""
         if slots:
             with self._ringing:
-                self._ring(slots)
+                for slot in slots:
+                    self._write(slot, _RING)
 
-    def _ring(self, slots: Sequence[int]) -> None:
-        for slot in slots:
-            name = _ROW.unpack_from(self.board, _ROWS_AT + slot * _ROW.size)[0]
-            known = self._pipes.get(slot)
-            if known is None or known[0] != name:
-                if known is not None:
-                    os.close(known[1])
-                    del self._pipes[slot]
-                fd = self._open_pipe(name)
-                if fd < 0:
-                    continue
-                self._pipes[slot] = known = (name, fd)
-            try:
-                os.write(known[1], b"!")
-            except (BlockingIOError, BrokenPipeError):
-                pass  # so many rings that it is awake, or nobody is left to hear
+    def _write(self, slot: int, frame: bytes) -> bool:
+        name = _ROW.unpack_from(self.board, _ROWS_AT + slot * _ROW.size)[0]
+        known = self._pipes.get(slot)
+        if known is None or known[0] != name:
+            if known is not None:
+                os.close(known[1])
+                del self._pipes[slot]
+            fd = self._open_pipe(name)
+            if fd < 0:
+                return False
+            self._pipes[slot] = known = (name, fd)
+        try:
+            os.write(known[1], frame)
+        except (BlockingIOError, BrokenPipeError):
+            return False  # so many rings that it is awake, or nobody is left to hear
+        return True
 
     def synced_at(self) -> float:
-        """When the store was last written through to the disk (CLOCK_MONOTONIC of this boot)."""
-        return float(_STAMP.unpack_from(self.board, _STAMP_AT)[0])
+        """When the store was last written through to the disk, by CLOCK_MONOTONIC; 0 if not in this boot."""
+        stamp = float(_STAMP.unpack_from(self.board, _STAMP_AT)[0])
+        return stamp if stamp <= time.monotonic() else 0.0
+
+    def is_watched(self, now: float) -> bool:
+        """Whether a steward looks for writes of its own accord, soon after this time of CLOCK_MONOTONIC."""
+        # A stamp of an earlier boot may be anywhere.
+        return 0.0 < float(_STAMP.unpack_from(self.board, _WATCHED_AT)[0]) - now < LONGEST_WATCH_S
+
+    def watch(self, until: float) -> None:
+        """Note until when a steward will have looked for writes; 0 if it does not go on."""
+        _STAMP.pack_into(self.board, _WATCHED_AT, until)
 
     def stamp_sync(self, started_at: float) -> None:
         """Note that everything written before `started_at` is on the disk."""
@@ -204,11 +279,17 @@ class PipeBell:
 
     def __init__(self, board: mmap.mmap, slot: int, path: Path, fd: int, flag: int) -> None:
         self._board, self._at, self._path, self._fd, self._flag = board, _FLAGS_AT + slot, path, fd, flag
+        self._raised, self._raised_at = 0, _ROWS_AT + slot * _ROW.size + _RAISED_AT
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
         self._also: int | None = None
+        self._copies: list[tuple[Any, ...]] = []
+        self.is_unsure = False
 
     def raise_(self) -> None:
+        # Numbered first: whoever sees the flag sees the number.
+        self._raised += 1
+        _RAISED.pack_into(self._board, self._raised_at, self._raised)
         self._board[self._at] = self._flag
 
     def lower(self) -> None:
@@ -222,13 +303,33 @@ class PipeBell:
                 self._poll.register(also, select.POLLIN)
             self._also = also
         if not self._poll.poll(max(0.0, timeout_s) * 1000):
+            # Taken down and not rung: whoever did it may have died before it could ring.
+            self.is_unsure = self._board[self._at] != self._flag
             return False
         try:
-            if not os.read(self._fd, 4096):
-                raise OSError(errno.EBADF, "the bell's pipe was closed by other code of this process")
+            data = os.read(self._fd, 65536)
         except BlockingIOError:
             return False
+        if not data:
+            raise OSError(errno.EBADF, "the bell's pipe was closed by other code of this process")
+        if data != _RING:
+            self._read(data)
         return True
+
+    def _read(self, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            raised, length = _FRAME.unpack_from(data, at)
+            at += _FRAME.size
+            if length and raised == self._raised:
+                self._copies.append(marshal.loads(data[at : at + length]))  # noqa: S302 - builds values, runs nothing
+            elif length:
+                self.is_unsure = True
+            at += length
+
+    def copies(self) -> list[tuple[Any, ...]]:
+        copies, self._copies = self._copies, []
+        return copies
 
     def close(self) -> None:
         self._board[self._at] = FREE

@@ -190,7 +190,7 @@ class DiskcacheStorage(RowStorage):
     def _notes(self, owner: str) -> tuple[tuple[int, int] | None, int, list[Outcome]]:
         return self._open().owners.notes(owner)
 
-    def bell(self, queues: Sequence[str] = (), replies: str | None = None) -> Bell:
+    def bell(self, queues: Sequence[str] = (), replies: str | None = None, owner: str | None = None) -> Bell:
         bells = self._open().bells
         return self._gate().hold(bells.bell, queues, replies)
 

@@ -84,7 +84,7 @@ class MemoryStorage(RowStorage):
             known = self._owners.get(owner)
             return (known.started, known.mode, list(known.ended)) if known else (None, 0, [])
 
-    def bell(self, queues: Sequence[str] = (), replies: str | None = None) -> MemoryBell:
+    def bell(self, queues: Sequence[str] = (), replies: str | None = None, owner: str | None = None) -> MemoryBell:
         bell = MemoryBell(self, queues, replies)
         with self._lock:
             self._bells.append(bell)
@@ -128,7 +128,9 @@ class MemoryOwner:
 
 
 class MemoryBell:
-    """A bell of one thread; see `localq.storage.base.Bell`."""
+    """A bell of one thread, which brings no copies; see `localq.storage.base.Bell`."""
+
+    is_unsure = False
 
     def __init__(self, storage: MemoryStorage, queues: Sequence[str], replies: str | None) -> None:
         self._storage, self.queues, self.replies = storage, frozenset(queues), replies
@@ -160,6 +162,9 @@ class MemoryBell:
         rung = self._rung.wait(max(0.0, timeout_s))
         self._rung.clear()
         return rung
+
+    def copies(self) -> list[tuple[Any, ...]]:
+        return []
 
     def close(self) -> None:
         self._storage.drop_bell(self)

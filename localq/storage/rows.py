@@ -315,8 +315,9 @@ class RowStorage(ABC):
         entry = Entry(key, value or "", expires_at)
         return self._run(lambda transaction: transaction.write(entry, value, expected))
 
-    def maintain(self) -> None:
+    def maintain(self, again_in_s: float | None = None) -> bool:
         self._run(lambda transaction: transaction.purge())
+        return False
 
     @abstractmethod
     def enlist(self, about: dict[str, object], journal: bool = True) -> Owner: ...
@@ -328,7 +329,7 @@ class RowStorage(ABC):
     def retire(self, owner: str) -> None: ...
 
     @abstractmethod
-    def bell(self, queues: Sequence[str] = (), replies: str | None = None) -> Bell: ...
+    def bell(self, queues: Sequence[str] = (), replies: str | None = None, owner: str | None = None) -> Bell: ...
 
     @abstractmethod
     def close(self) -> None: ...

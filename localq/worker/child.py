@@ -19,10 +19,10 @@ from localq.canvas import RESULT
 from localq.context import headers_of
 from localq.exceptions import LocalqError, OperationalError, StoreBusy, StoreFull
 from localq.executor import Executor
-from localq.message import Claim, Outcome, Turn, Want
+from localq.message import Claim, Message, Outcome, Turn, Want
 from localq.recovery import given_back, mode_of, settle_each, unwritable
 from localq.result import value_of
-from localq.storage.base import Owner, Storage
+from localq.storage.base import Bell, Owner, Storage
 
 logger = logging.getLogger("localq.worker.child")
 
@@ -72,7 +72,7 @@ class Consumer:
         """Claim, execute and settle until stopped."""
         storage: Storage = self.app.storage
         owner = storage.enlist(self._about)
-        bell = storage.bell(self.queues)
+        bell = storage.bell(self.queues, owner=owner.name)
         outcomes: list[Outcome] = []
         self._is_hungry = True
         try:
@@ -99,9 +99,11 @@ class Consumer:
                 elif has_looked:
                     self.before_turn()
                     bell.sleep(FLOOR_S, self._wake_read)
-            if outcomes:
-                self._report(settle_each(storage, outcomes))
-            owner.settled()
+                    claims = handed(storage, owner, bell)
+                    if claims:
+                        outcomes = self._batch(storage, owner, claims)
+            bell.lower()
+            self._finish(storage, owner, outcomes)
             owner.close()
             storage.retire(owner.name)
         finally:
@@ -110,6 +112,13 @@ class Consumer:
             os.close(self._wake_read)
             self._wake_write, closing = -1, self._wake_write
             os.close(closing)
+
+    def _finish(self, storage: Storage, owner: Owner, outcomes: list[Outcome]) -> None:
+        """Settle what has ended, and give back what was handed over meanwhile."""
+        # Even if nothing has: whoever saw the flag up has put its message by the time this settle is through.
+        self._report(settle_each(storage, outcomes))
+        owner.settled()
+        settle_each(storage, [given_back(claim) for claim in storage.estate(owner.name).claims])
 
     def _turn(self, storage: Storage, owner: Owner, outcomes: list[Outcome]) -> Turn | None:
         """Settle and claim, however long the disk is full or the gate shut; None if asked to stop meanwhile."""
@@ -193,6 +202,15 @@ class Consumer:
     def _report(self, stale: list[Outcome]) -> None:
         for outcome in stale:
             logger.warning("Task %s was given to another worker meanwhile; this result is dropped", outcome.id)
+
+
+def handed(storage: Storage, owner: Owner, bell: Bell) -> list[Claim]:
+    """Return what this owner was given while it slept."""
+    copies = bell.copies()
+    if bell.is_unsure:
+        bell.is_unsure = False
+        return storage.estate(owner.name).claims
+    return [Claim(copy[0], copy[1], copy[2], Message(*copy[3:])) for copy in copies]
 
 
 def feed(storage: Storage, claim: Claim, conf: Any) -> tuple[Any, ...]:

@@ -31,6 +31,8 @@ logger = logging.getLogger("localq.worker.steward")
 ROUND_S = 1.0
 #: Seconds after a ring within which the store is synced (50 ms are promised).
 SYNC_S = 0.03
+#: Seconds after the last write in which a steward looks for the next of its own accord, and need not be rung.
+CLOSELY_S = 1.0
 #: Seconds a steward rests after a ring, so that a flood of them costs little.
 REST_S = 0.005
 #: How many due times are kept in memory; the others stay in the store's index.
@@ -49,30 +51,45 @@ class Service(Protocol):
 
 
 class Upkeep:
-    """Keeps the store small and safe."""
+    """Keeps the store small and safe: looks closely while somebody writes, now and then otherwise."""
 
     def __init__(self, storage: Storage, timer: Timer) -> None:
         self._storage, self._timer = storage, timer
         self._is_planned = False
+        self._closely_until = 0.0
 
     def start(self) -> None:
         self._maintain()
-        self._timer.every(ROUND_S, self._maintain)
-
-    def _maintain(self) -> None:
-        patiently(self._storage.maintain)
+        self._timer.every(ROUND_S, self._round)
 
     def rung(self) -> None:
-        if not self._is_planned:
-            self._is_planned = True
-            self._timer.after(SYNC_S, self._sync)
-
-    def _sync(self) -> None:
-        self._is_planned = False
-        self._maintain()
+        self._closely_until = clock.monotonic() + CLOSELY_S
+        self._plan()
 
     def stop(self) -> None:
         self._maintain()
+
+    def _round(self) -> None:
+        if not self._is_planned:
+            self._maintain()
+
+    def _plan(self) -> None:
+        if not self._is_planned:
+            self._is_planned = True
+            self._timer.after(SYNC_S, self._look)
+
+    def _look(self) -> None:
+        self._is_planned = False
+        now = clock.monotonic()
+        if now < self._closely_until:
+            self._plan()
+        if self._maintain(SYNC_S if self._is_planned else None):
+            self._closely_until = now + CLOSELY_S
+
+    def _maintain(self, again_in_s: float | None = None) -> bool:
+        found: list[bool] = []
+        patiently(lambda: found.append(self._storage.maintain(again_in_s)))
+        return any(found)
 
 
 class Sweeper:

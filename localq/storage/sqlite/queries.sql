@@ -9,6 +9,15 @@ insert into messages (
 ) values {rows}
 on conflict (id) do nothing;
 
+-- name: hand
+-- A put straight into the hands of an owner that sleeps.
+insert into messages (
+    id, name, body, queue, priority, content_type, compression, signature, checksum, headers, origin, reply_to,
+    retries, sent_at, visible_at, expires_at, ignore_result, after, waits_for, group_id, position, leads, place, hold
+) values {rows}
+on conflict (id) do nothing
+returning seq, token;
+
 -- name: twin
 -- Is the message with this id the one that is being put?
 select name = ? and checksum = ? and body = ? from messages where id = ?;
@@ -50,6 +59,15 @@ update messages set
 from (values {rows}) as o
 where messages.seq = o.column1 and messages.token = o.column2 and messages.place = 'held'
 returning messages.seq, messages.token;
+
+-- name: settle_one
+-- The same for one that ended with a state, answering with its record.
+update messages set
+    place = 'ended', hold = null, state = ?, result = ?, result_type = ?, result_checksum = ?, traceback = ?,
+    children = ?, worker = coalesce(?, worker), ended_at = ?
+where seq = ? and token = ? and place = 'held'
+returning id, name, state, place, result, result_type, result_checksum, traceback, children, worker, ended_at, retries,
+    queue, group_id, position, ignore_result, hold;
 
 -- name: give_back
 -- An attempt that did not happen, or may happen again: the same place in the order.

@@ -23,7 +23,7 @@ from localq.exceptions import DuplicateTaskId, StoreReplaced
 from localq.message import Claim, Message, Outcome, Record, Turn, Want
 from localq.storage import place
 from localq.storage.base import DUE_BELL, Bell, Count, Entry, Estate, OwnerInfo
-from localq.storage.bells import Bells
+from localq.storage.bells import Bells, Sleeper
 from localq.storage.gate import Gate
 from localq.storage.owners import LockedOwner, Owners
 from localq.storage.sqlite.queries import claim as claim_query
@@ -33,11 +33,15 @@ from localq.storage.sqlite.settlement import MESSAGE_COLUMNS, Settlement, chunks
 from localq.storage.sqlite.sync import Syncer
 
 T = TypeVar("T")
+#: Who was given a message, and the fields of the claim.
+Given = tuple[Sleeper, tuple[Any, ...]]
 
 #: How often one verb opens the store anew because its WAL was replaced meanwhile.
 REOPENINGS = 20
 #: Seconds between two looks for bells whose owners are gone.
 BELL_SWEEP_S = 60.0
+#: Bytes of body that may be handed to a sleeper together with its ring (a pipe takes 4 KiB at once).
+MOST_HANDED = 2048
 #: Bytes of WAL after which a steward checkpoints.
 STEWARD_WAL_LIMIT = 4 * 1024 * 1024
 
@@ -187,23 +191,49 @@ class SqliteStorage:
     # -- Put ---------------------------------------------------------------------------------
 
     def put(self, messages: Sequence[Message]) -> None:
+        if not messages:
+            return
         now = clock.now()
         rows = [(*message, *place_of(message, now)) for message in messages]
-        slots = self._write(lambda session: session.write(self._put_one, session, rows[0])
-                            if len(rows) == 1 else session.transact(self._put_all, session, rows))  # fmt: skip
-        self._bells.ring(slots)
+        if len(rows) > 1:
+            slots = self._write(lambda session: session.transact(self._put_all, session, rows))
+            self._bells.ring(slots)
+        else:
+            self._put_alone(rows[0])
         self._wrote()
 
-    def _put_one(self, session: Session, row: tuple[Any, ...]) -> list[int]:
+    def _put_alone(self, row: tuple[Any, ...]) -> None:
+        given, slots = self._write(lambda session: session.write(self._put_one, session, row))
+        self._bells.ring(slots)
+        if given is not None and not self._bells.hand(*given):
+            # It died, or cannot take so much at once: back to where anybody finds it.
+            self.settle([Outcome(given[1][0], given[1][1], row[0], ended=False)])
+
+    def _put_one(self, session: Session, row: tuple[Any, ...]) -> tuple[Given | None, list[int]]:
+        """Insert one message; say to whom it was given and with what, or whom to ring."""
+        is_handy = row[-2] == states.READY and len(row[2]) < MOST_HANDED
+        taker = self._bells.taker(row[3]) if is_handy else None
+        if taker is not None:
+            return self._give(session, row, taker), []
         if not session.execute(with_rows("put", 1, MESSAGE_COLUMNS), row).rowcount:
             _check_twin(session, row)
-            return []
+            return None, []
         if row[-2] == states.READY:
-            return self._bells.idle(row[3], 1)
+            return None, self._bells.idle(row[3], 1)
         if row[-2] == states.WAITING:
             self._bells.note_due(row[14])
-            return self._bells.idle(DUE_BELL, 64)
-        return []
+            return None, self._bells.idle(DUE_BELL, 64)
+        return None, []
+
+    def _give(self, session: Session, row: tuple[Any, ...], taker: Sleeper) -> Given | None:
+        """Insert a message as claimed by somebody who sleeps, which saves it the claim."""
+        held = (*row[:-2], states.HELD, f"owner:{taker.name}")
+        rows = session.execute(with_rows("hand", 1, MESSAGE_COLUMNS), held).fetchall()
+        if not rows:
+            _check_twin(session, row)
+            return None
+        self._bells.take(taker)
+        return taker, (*rows[0], 0, *row[:-2])
 
     def _put_all(self, session: Session, rows: list[tuple[Any, ...]]) -> list[int]:
         for chunk in chunks(rows):
@@ -231,7 +261,7 @@ class SqliteStorage:
             return Turn(claims, [])
         if len(outcomes) == 1 and want is not None and not asked.limit and asked.now < self._board_due():
             outcome = outcomes[0]
-            if outcome.ended and not outcome.leads and not outcome.sends:
+            if outcome.ended and outcome.state is not None and not outcome.leads and not outcome.sends:
                 return self._settle_one(outcome)
         self._session()
         settlement = Settlement(asked.now, self._bells.note_due)
@@ -244,13 +274,16 @@ class SqliteStorage:
         self._wrote()
         return turn
 
-    def _settle_one(self, outcome: Outcome) -> Turn:
+    def _settle_one(self, o: Outcome) -> Turn:
         """Write an end that means nothing to other messages: one statement is the whole transaction."""
-        settlement = Settlement(0.0, self._bells.note_due)
-        stale = self._write(lambda session: session.write(settlement.apply, session.execute, [outcome]))
-        self._bells.ring_replies(settlement.replies)
+        values = (o.state, o.result, o.content_type, o.checksum, o.traceback, o.children, o.worker, o.ended_at)
+        rows = self._write(lambda session: session.write(
+            lambda: session.execute(query("settle_one"), (*values, o.seq, o.token)).fetchall()))  # fmt: skip
+        if not rows:
+            return Turn([], [o])
+        self._bells.ring_replies((o.reply_to,), rows[0])
         self._wrote()
-        return Turn([], stale)
+        return Turn([], [])
 
     def _settle_gated(
         self, session: Session, settlement: Settlement, outcomes: Sequence[Outcome], want: Want
@@ -338,11 +371,13 @@ class SqliteStorage:
         return self._owners.infos()
 
     def retire(self, owner: str) -> None:
-        self._session()
-        self._owners.retire(owner)
+        # Whoever saw its flag up has put its message once we are through the gate: then the next sweep finds it.
+        self._session().gate.hold(self._bells.silence, owner)
+        if not self._read(query("claims_of"), f"owner:{owner}"):
+            self._owners.retire(owner)
 
-    def bell(self, queues: Sequence[str] = (), replies: str | None = None) -> Bell:
-        return self._session().gate.hold(self._bells.bell, queues, replies)
+    def bell(self, queues: Sequence[str] = (), replies: str | None = None, owner: str | None = None) -> Bell:
+        return self._session().gate.hold(self._bells.bell, queues, replies, owner)
 
     def entries(self, prefix: str) -> list[Entry]:
         return [Entry(*row) for row in self._read(query("entries"), prefix, prefix, clock.now())]
@@ -354,23 +389,28 @@ class SqliteStorage:
 
     # -- Housekeeping ----------------------------------------------------------------------------
 
-    def maintain(self) -> None:
+    def maintain(self, again_in_s: float | None = None) -> bool:
         session = self._session()
         if not session.is_current():
             raise StoreReplaced(f"{self.directory} was removed or replaced while in use")
-        self._sync_what_changed(session)
+        # Said before the look: what is written after it is found by the next look, or whoever writes it asks.
+        self._bells.watch(0.0 if again_in_s is None else time.monotonic() + again_in_s)
+        has_changed = self._sync_what_changed(session)
         session.checkpoint(STEWARD_WAL_LIMIT)
         if time.monotonic() - self._swept_at > BELL_SWEEP_S:
             self._swept_at = time.monotonic()
             session.gate.hold(self._bells.sweep)
+        return has_changed
 
-    def _sync_what_changed(self, session: Session) -> None:
+    def _sync_what_changed(self, session: Session) -> bool:
         found = os.fstat(session.wal_fd)
         seen = (found.st_ino, found.st_size, found.st_mtime_ns)
-        if getattr(self._local, "synced", None) != seen:
+        has_changed = bool(getattr(self._local, "synced", None) != seen)
+        if has_changed:
             self._sync.now(session.wal_fd)
             # A write in the same tick of the file's clock would look the same: look once more next time.
             self._local.synced = seen if found.st_mtime_ns < clock.now() * 1e9 - 2e7 else None
+        return has_changed
 
 
 class _Guard:

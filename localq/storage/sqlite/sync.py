@@ -2,9 +2,10 @@
 
 `full`      every write is synced before it returns, after the gate is released, so that processes
             that write at once share the disk's work.
-`standard`  within 50 ms. Whoever reaches its deadline first syncs for everybody and says so on the
-            board, so several writers cost no more than one. A child of a worker asks its steward,
-            because a thread in a process that runs tasks would be in the way of tasks that fork.
+`standard`  within 50 ms. A steward that has seen a write looks for the next of its own accord, and says on
+            the board until when. Whoever writes while none does, asks it (a child of a worker, because a
+            thread in a process that runs tasks would be in the way of tasks that fork) or has a thread
+            sync; the first to reach its deadline syncs for everybody and says so on the board.
 
 A process death loses nothing in either; this is about power cuts. The sync is `fdatasync` on a
 read-only descriptor of the WAL: SQLite's own commits are synchronous=NORMAL. Must not touch the database.
@@ -47,7 +48,7 @@ class Syncer:
     def wrote(self, wal: int) -> None:
         """Note a commit to the WAL with this descriptor, to be synced within the window; outside the gate."""
         self._last = time.monotonic()
-        if self._thread is None:
+        if self._thread is None and not self._bells.is_watched(self._last):
             self._announce(wal)
 
     def now(self, wal: int) -> None:

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from localq.message import Outcome, Want
+from localq.exceptions import DuplicateTaskId
+from localq.message import Outcome, Record, Want
 from localq.storage.base import Owner, Storage
 from localq.testing.clock import FakeClock
 from localq.testing.contract.made import Made
@@ -16,9 +17,11 @@ from localq.testing.contract.words import (
     chain,
     failure,
     given_back,
+    ids,
     in_threads,
     message,
     outcome,
+    received,
     take,
     take_one,
     want,
@@ -153,3 +156,74 @@ class BellContract(Made):
         bell.close()
         os.close(reader)
         os.close(writer)
+
+    # -- what a ring brings --------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("size", [0, 1_000, 10_000, 100_000])
+    def test_what_is_put_while_an_owner_sleeps_is_had_once(
+        self, storage: Storage, owner: Owner, other: Owner, size: int
+    ) -> None:
+        bell = storage.bell(["celery"], owner=owner.name)
+        for number in range(3):
+            bell.raise_()
+            sent = message(str(number), body=b"x" * size, reply_to="me", headers="{}", priority=9)
+            storage.put([sent])
+            assert bell.sleep(PATIENCE_S)
+            theirs = take(storage, other)
+            (claim,) = received(storage, owner, bell) + theirs
+            assert claim.message == sent
+            assert storage.settle([outcome(claim)]).stale == []
+            assert storage.records([sent.id])[sent.id].state == "SUCCESS"
+        bell.close()
+
+    def test_of_messages_put_one_by_one_each_sleeper_has_its_own(
+        self, storage: Storage, owner: Owner, other: Owner
+    ) -> None:
+        bells = [storage.bell(["celery"], owner=each.name) for each in (owner, other)]
+        for bell in bells:
+            bell.raise_()
+        storage.put([message("a")])
+        storage.put([message("b")])
+        storage.put([message("c")])
+        found = []
+        for bell, each in zip(bells, (owner, other), strict=True):
+            assert bell.sleep(PATIENCE_S)
+            found += received(storage, each, bell)
+        assert sorted(ids(found)) == ["a", "b", "c"]
+        for bell in bells:
+            bell.close()
+
+    def test_an_owner_that_sleeps_for_another_queue_is_given_nothing(
+        self, storage: Storage, owner: Owner, other: Owner
+    ) -> None:
+        bell = storage.bell(["mail"], owner=owner.name)
+        bell.raise_()
+        storage.put([message("a")])
+        assert not bell.sleep(0)
+        assert storage.estate(owner.name).claims == []
+        assert ids(take(storage, other)) == ["a"]
+        bell.close()
+
+    def test_an_id_that_is_in_use_is_given_to_nobody_again(self, storage: Storage, owner: Owner) -> None:
+        storage.put([message("a")])
+        (claim,) = take(storage, owner)
+        bell = storage.bell(["celery"], owner=owner.name)
+        bell.raise_()
+        storage.put([claim.message])
+        with pytest.raises(DuplicateTaskId):
+            storage.put([message("a", body=b"other")])
+        assert not bell.sleep(0)
+        assert ids(storage.estate(owner.name).claims) == ["a"]
+        bell.close()
+
+    def test_a_record_that_a_ring_brings_is_the_one_in_the_store(self, storage: Storage, owner: Owner) -> None:
+        storage.put([message("a", reply_to="me", retries=2, group_id="g", position=4)])
+        bell = storage.bell(replies="me")
+        bell.raise_()
+        claim = take_one(storage, owner)
+        storage.settle([outcome(claim, result=b"7", content_type="application/json", worker="w@box")])
+        assert bell.sleep(PATIENCE_S)
+        for copy in bell.copies():
+            assert Record(*copy) == storage.records(["a"])["a"]
+        assert bell.copies() == []
+        bell.close()

@@ -15,7 +15,7 @@ from localq import clock
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record, Want, new_id
 from localq.serialization import checksum
 from localq.states import FAILURE, RETRY, SUCCESS
-from localq.storage.base import Owner, Storage
+from localq.storage.base import Bell, Owner, Storage
 
 #: Long enough for any machine, in seconds; only a failing test waits so long.
 PATIENCE_S = 30.0
@@ -53,6 +53,16 @@ def want(owner: Owner, limit: int = 10, queues: Sequence[str] = ("celery",)) -> 
 
 def take(storage: Storage, owner: Owner, limit: int = 10, queues: Sequence[str] = ("celery",)) -> list[Claim]:
     return storage.settle((), want(owner, limit, queues)).claims
+
+
+def received(storage: Storage, owner: Owner, bell: Bell) -> list[Claim]:
+    """What an owner has after a ring: what it was given while it slept, and what it claims now."""
+    copies = bell.copies()
+    given = [Claim(copy[0], copy[1], copy[2], Message(*copy[3:])) for copy in copies]
+    if bell.is_unsure:
+        bell.is_unsure = False
+        given = storage.estate(owner.name).claims
+    return given + take(storage, owner)
 
 
 def take_one(storage: Storage, owner: Owner) -> Claim:

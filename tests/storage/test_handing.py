@@ -1,0 +1,184 @@
+"""Messages put straight into the hands of an owner that sleeps, and what can go wrong on the way."""
+
+from __future__ import annotations
+
+import signal
+from enum import IntEnum, StrEnum
+
+import pytest
+from forking import Line, forked, killed
+
+from localq.message import Claim, Message, Outcome, Want
+from localq.recovery import sweep
+from localq.states import HELD, READY
+from localq.storage.sqlite import SqliteStorage
+from localq.testing.contract.words import ids, received, take
+from localq.worker.child import Consumer
+
+
+def message(id, body=b"[[1, 2], {}]", **columns):
+    return Message(id, "proj.add", body, checksum=1, **columns)
+
+
+@pytest.fixture
+def storage(tmp_path):
+    made = SqliteStorage(tmp_path / "store")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def owner(storage):
+    made = storage.enlist({"kind": "child"})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bell(storage, owner):
+    made = storage.bell(["celery"], owner=owner.name)
+    made.raise_()
+    yield made
+    made.close()
+
+
+def place_of(storage, id):
+    return storage.records([id])[id].place
+
+
+def test_a_message_for_a_sleeper_is_held_by_it_at_once(storage, owner, bell):
+    storage.put([message("a")])
+    assert (place_of(storage, "a"), storage.records(["a"])["a"].hold) == (HELD, f"owner:{owner.name}")
+    assert bell.sleep(0)
+    (copy,) = bell.copies()
+    assert Claim(copy[0], copy[1], copy[2], Message(*copy[3:])) == storage.estate(owner.name).claims[0]
+
+
+def test_an_owner_that_does_not_sleep_is_given_nothing(storage, bell):
+    bell.lower()
+    storage.put([message("a")])
+    assert place_of(storage, "a") == READY
+
+
+def test_several_messages_at_once_are_given_to_nobody(storage, bell):
+    storage.put([message("a"), message("b")])
+    assert (place_of(storage, "a"), place_of(storage, "b")) == (READY, READY)
+    assert bell.sleep(0)
+    assert bell.copies() == []
+
+
+def test_a_copy_that_comes_late_makes_the_owner_look(storage, owner, bell, monkeypatch):
+    late = []
+    monkeypatch.setattr(storage._bells, "hand", lambda *what: late.append(what) or True)
+    storage.put([message("a")])
+    monkeypatch.undo()
+    assert not bell.sleep(0)
+    # The flag was taken down and nobody rang: whoever did it may be dead.
+    assert ids(received(storage, owner, bell)) == ["a"]
+    bell.raise_()
+    storage._bells.hand(*late[0])
+    assert bell.sleep(0)
+    assert bell.copies() == []
+    assert bell.is_unsure
+
+
+def test_a_message_that_its_sleeper_cannot_be_told_of_is_anybodys(storage, owner, bell, monkeypatch):
+    monkeypatch.setattr("localq.storage.bells._PIPE_BUF", 100)
+    storage.put([message("a")])
+    assert place_of(storage, "a") == READY
+
+
+def test_values_of_somebodys_own_types_are_given_like_others(storage, owner, bell):
+    queue = StrEnum("Q", {"MAIN": "celery"}).MAIN
+    first = IntEnum("P", {"FIRST": 0}).FIRST
+    storage.put([message("a", queue=queue, priority=first)])
+    (claim,) = received(storage, owner, bell)
+    assert (claim.message.queue, claim.message.priority, claim.redeliveries) == ("celery", 0, 0)
+
+
+def test_what_was_put_for_a_sleeper_that_was_killed_is_anybodys_at_once(storage, owner):
+    killed(sleeper(storage))
+    storage.put([message("a")])
+    assert place_of(storage, "a") == READY
+    assert ids(take(storage, owner)) == ["a"]
+
+
+def test_what_a_producer_left_unsaid_to_a_dead_owner_is_found_by_the_next_sweep(storage, owner, monkeypatch):
+    killed(sleeper(storage))
+    monkeypatch.setattr(storage._bells, "hand", lambda *what: True)  # as if killed before the ring
+    storage.put([message("a")])
+    assert place_of(storage, "a") == HELD
+    sweep(storage)
+    assert ids(take(storage, owner)) == ["a"]
+    assert [info.name for info in storage.owners()] == [owner.name]
+
+
+def test_a_dead_owner_that_was_given_something_is_not_retired_before_it_is_swept(storage, owner):
+    dead = storage.enlist({})
+    bell = storage.bell(["celery"], owner=dead.name)
+    bell.raise_()
+    storage.put([message("a")])
+    dead.close()
+    storage.retire(dead.name)
+    assert dead.name in [info.name for info in storage.owners()]
+    sweep(storage)
+    assert ids(take(storage, owner)) == ["a"]
+    assert dead.name not in [info.name for info in storage.owners()]
+    bell.close()
+
+
+def test_nothing_is_given_to_an_owner_that_is_retired(storage):
+    dead = storage.enlist({})
+    bell = storage.bell(["celery"], owner=dead.name)
+    bell.raise_()
+    dead.close()
+    storage.retire(dead.name)
+    storage.put([message("a")])
+    assert place_of(storage, "a") == READY
+    bell.close()
+
+
+def test_a_worker_that_stops_gives_back_what_it_was_given_meanwhile(app):
+    storage = app.storage
+    consumer = Consumer(app, ("celery",), "w@box", {})
+    owner = storage.enlist({})
+    bell = storage.bell(["celery"], owner=owner.name)
+    bell.raise_()
+    storage.put([message("a")])
+    bell.lower()
+    consumer._finish(storage, owner, [])
+    assert (place_of(storage, "a"), storage.estate(owner.name).claims) == (READY, [])
+    bell.close()
+    owner.close()
+
+
+def test_in_full_durability_too(tmp_path):
+    storage = SqliteStorage(tmp_path / "store", "full")
+    owner = storage.enlist({})
+    bell = storage.bell(["celery"], owner=owner.name)
+    bell.raise_()
+    storage.put([message("a", reply_to="me")])
+    waiter = storage.bell(replies="me")
+    waiter.raise_()
+    assert bell.sleep(0)
+    (claim,) = received(storage, owner, bell)
+    storage.settle([Outcome(claim.seq, claim.token, "a", "SUCCESS", reply_to="me")], Want(owner.name, (), 0, 1.0))
+    assert waiter.sleep(0)
+    assert [copy[:3] for copy in waiter.copies()] == [("a", "proj.add", "SUCCESS")]
+    for each in (bell, waiter, owner, storage):
+        each.close()
+
+
+def sleeper(storage):
+    """A process that sleeps as an owner until it is killed."""
+    line = Line()
+
+    def sleep():
+        owner = storage.enlist({})
+        storage.bell(["celery"], owner=owner.name).raise_()
+        line.say()
+        signal.pause()
+
+    pid = forked(sleep)
+    line.hear()
+    return pid
