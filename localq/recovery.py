@@ -1,4 +1,4 @@
-"""What becomes of the claims of a process that died.
+"""What becomes of the claims of a process that died, or that is busy with something long.
 
 A dead owner is known by its free lock. What it had ended and noted is settled as it noted it; the task it
 was running ends by that task's acknowledgement mode; what it had only reserved goes back uncharged, to
@@ -67,6 +67,31 @@ def sweep(
             freed += len(outcomes) - len(settle_each(storage, outcomes))
         storage.retire(owner.name)
     return freed
+
+
+def recall(storage: Storage, owner: str, batch: int) -> int:
+    """Have nothing wait behind a living owner's task: settle what has ended before it, give back what comes after.
+
+    Args:
+        batch: what the owner was at when it was found to be long.
+
+    Returns:
+        How many messages were freed or ended.
+    """
+    if not _waiting(storage.estate(owner)):
+        return 0
+    estate = storage.estate(owner, recalled=batch)
+    if estate.batch != batch:
+        return 0  # it has gone on by itself
+    outcomes = _waiting(estate)
+    return len(outcomes) - len(settle_each(storage, outcomes))
+
+
+def _waiting(estate: Estate) -> list[Outcome]:
+    """What can be done with claims of an owner that lives, other than the one that runs."""
+    ended = {(outcome.seq, outcome.token): outcome for outcome in estate.ended}
+    others = [claim for claim in estate.claims if (claim.seq, claim.token) != estate.started]
+    return [ended.get((claim.seq, claim.token)) or given_back(claim) for claim in others]
 
 
 def settle_each(storage: Storage, outcomes: list[Outcome]) -> list[Outcome]:

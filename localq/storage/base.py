@@ -14,7 +14,7 @@ state after it. `localq.testing.contract` is this page as tests; a storage that 
     update    a state that is not an end (STARTED, PROGRESS), from the attempt that holds the claim
     forget    results are gone; a message that still has to run stays
     records   how tasks, or the members of a group, stand
-    estate    what a dead owner leaves behind
+    estate    what an owner holds: what a dead one leaves behind, what waits behind a living one's long task
     due       when the next waiting messages become visible
     counts    how many messages are where
     enlist    this process may hold claims from now on, and is known to live until it dies
@@ -59,17 +59,41 @@ class Entry(NamedTuple):
     expires_at: float | None
 
 
+class Doing(NamedTuple):
+    """What an owner is at, as its notes say at this moment.
+
+    Attributes:
+        batch: which of its batches; rises.
+        seq, token: the claim of the task that began last; 0 if none of this batch has.
+        left: how many more of the batch are to come after it.
+        noted: bytes of outcomes that are noted and not settled.
+    """
+
+    batch: int
+    seq: int
+    token: int
+    left: int
+    noted: int
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether anything waits for the running task that need not."""
+        return bool(self.left or self.noted)
+
+
 class OwnerInfo(NamedTuple):
     """An owner as others see it.
 
     Attributes:
         alive: its lock is held, by whatever process.
         about: what it told when it enlisted (`pid`, `node`, `kind`, ...).
+        doing: None if it keeps no notes.
     """
 
     name: str
     alive: bool
     about: dict[str, object]
+    doing: Doing | None = None
 
 
 class Estate(NamedTuple):
@@ -80,12 +104,14 @@ class Estate(NamedTuple):
         started: (seq, token) of the task it was running; None if it was between tasks.
         mode: the acknowledgement mode of that task, as its owner noted it.
         ended: outcomes that it had noted and not settled.
+        batch: which of its batches it was at.
     """
 
     claims: list[Claim]
-    started: tuple[int, int] | None
-    mode: int
-    ended: list[Outcome]
+    started: tuple[int, int] | None = None
+    mode: int = 0
+    ended: Sequence[Outcome] = ()
+    batch: int = 0
 
 
 class Owner(Protocol):
@@ -93,8 +119,18 @@ class Owner(Protocol):
 
     name: str
 
-    def begin(self, claim: Claim, mode: int) -> None:
-        """Note that a task is about to run, so that its death can be told from a mere reservation."""
+    def turn(self) -> bool:
+        """Note that a new batch begins; called before it is claimed. Returns whether the one before was recalled."""
+
+    def begin(self, claim: Claim, mode: int, left: int = 0) -> bool:
+        """Note that a task is about to run, so that its death can be told from a mere reservation.
+
+        Args:
+            left: how many of the batch are to come after it.
+
+        Returns:
+            False if the batch was recalled: the task must not run, what has not begun is given back.
+        """
 
     def end(self, outcome: Outcome) -> bool:
         """Note how it ended, so that the outcome survives this process before it is settled.
@@ -192,8 +228,13 @@ class Storage(Protocol):
         With `group_id`: how the members of that group stand, in the order of their positions.
         """
 
-    def estate(self, owner: str) -> Estate:
-        """Return what an owner holds and what it noted of its last batch."""
+    def estate(self, owner: str, recalled: int | None = None) -> Estate:
+        """Return what an owner holds and what it noted of its last batch.
+
+        Args:
+            recalled: a batch of which a living owner shall begin nothing more; what the answer does not call
+                started will not be, unless its `batch` is another by now.
+        """
 
     def due(self, limit: int) -> list[float]:
         """Return the wall times at which the next waiting messages become visible, earliest first."""

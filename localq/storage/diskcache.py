@@ -33,9 +33,9 @@ from urllib.parse import quote
 import diskcache
 
 from localq.exceptions import ImproperlyConfigured, SecurityError, StoreCorrupt, StoreReplaced, StoreUntrusted
-from localq.message import Message, Outcome
+from localq.message import Claim, Message
 from localq.storage import place
-from localq.storage.base import DUE_BELL, Bell, Entry, Owner, OwnerInfo
+from localq.storage.base import DUE_BELL, SYNC_BELL, Bell, Entry, Estate, Owner, OwnerInfo
 from localq.storage.bells import Bells
 from localq.storage.gate import Gate
 from localq.storage.owners import Owners
@@ -187,8 +187,11 @@ class DiskcacheStorage(RowStorage):
     def retire(self, owner: str) -> None:
         self._open().owners.retire(owner)
 
-    def _notes(self, owner: str) -> tuple[tuple[int, int] | None, int, list[Outcome]]:
-        return self._open().owners.notes(owner)
+    def _notes(self, owner: str, claims: list[Claim]) -> Estate:
+        return self._open().owners.notes(owner, claims)
+
+    def _recall(self, owner: str, batch: int) -> None:
+        self._open().owners.recall(owner, batch)
 
     def bell(self, queues: Sequence[str] = (), replies: str | None = None, owner: str | None = None) -> Bell:
         bells = self._open().bells
@@ -348,6 +351,8 @@ def _ring(bells: Bells, transaction: Transaction) -> None:
         bells.ring_idle(queue, number)
     if transaction.waits:
         bells.ring_idle(DUE_BELL, _ALL)
+    if transaction.reserves:
+        bells.ring_idle(SYNC_BELL, 1)
     if transaction.replies:
         bells.ring_replies(transaction.replies)
 

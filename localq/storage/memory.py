@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from localq.message import Claim, Outcome
-from localq.storage.base import DUE_BELL, OwnerInfo
+from localq.storage.base import DUE_BELL, SYNC_BELL, Doing, Estate, OwnerInfo
 from localq.storage.rows import Order, RowStorage, Transaction
 
 T = TypeVar("T")
@@ -73,16 +73,24 @@ class MemoryStorage(RowStorage):
 
     def owners(self) -> list[OwnerInfo]:
         with self._lock:
-            return [OwnerInfo(owner.name, owner.is_alive, dict(owner.about)) for owner in self._owners.values()]
+            return [OwnerInfo(o.name, o.is_alive, dict(o.about), o.doing()) for o in self._owners.values()]
 
     def retire(self, owner: str) -> None:
         with self._lock:
             self._owners.pop(owner, None)
 
-    def _notes(self, owner: str) -> tuple[tuple[int, int] | None, int, list[Outcome]]:
+    def _notes(self, owner: str, claims: list[Claim]) -> Estate:
         with self._lock:
             known = self._owners.get(owner)
-            return (known.started, known.mode, list(known.ended)) if known else (None, 0, [])
+            return (
+                Estate(claims, known.started, known.mode, list(known.ended), known.batch) if known else Estate(claims)
+            )
+
+    def _recall(self, owner: str, batch: int) -> None:
+        with self._lock:
+            known = self._owners.get(owner)
+            if known:
+                known.recalled = batch
 
     def bell(self, queues: Sequence[str] = (), replies: str | None = None, owner: str | None = None) -> MemoryBell:
         bell = MemoryBell(self, queues, replies)
@@ -109,10 +117,23 @@ class MemoryOwner:
         self.started: tuple[int, int] | None = None
         self.mode = 0
         self.ended: list[Outcome] = []
+        self.left = self.batch = 0
+        self.recalled: int | None = None
 
-    def begin(self, claim: Claim, mode: int) -> None:
+    def turn(self) -> bool:
+        was_recalled = self.recalled == self.batch
+        self.batch += 1
+        self.started, self.left = None, 0
+        return was_recalled
+
+    def begin(self, claim: Claim, mode: int, left: int = 0) -> bool:
         if self._journal:
-            self.started, self.mode = (claim.seq, claim.token), mode
+            self.started, self.mode, self.left = (claim.seq, claim.token), mode, left
+        return self.recalled != self.batch
+
+    def doing(self) -> Doing | None:
+        """What it is at; None without a journal."""
+        return Doing(self.batch, *(self.started or (0, 0)), self.left, len(self.ended)) if self._journal else None
 
     def end(self, outcome: Outcome) -> bool:
         if self._journal:
@@ -121,7 +142,7 @@ class MemoryOwner:
         return self._journal
 
     def settled(self) -> None:
-        self.started, self.ended = None, []
+        self.started, self.ended, self.left = None, [], 0
 
     def close(self) -> None:
         self.is_alive = False
@@ -148,7 +169,7 @@ class MemoryBell:
 
     def is_for(self, transaction: Transaction) -> bool:
         """Whether it is to be rung for more than one ready message."""
-        if transaction.waits and DUE_BELL in self.queues:
+        if (transaction.waits and DUE_BELL in self.queues) or (transaction.reserves and SYNC_BELL in self.queues):
             return True
         news = transaction.replies
         return bool(news) if self.replies == "*" else self.replies is not None and self.replies in news

@@ -1,7 +1,8 @@
 """Who may hold claims, and whether they live: one locked file per process, and its notes.
 
     owners/<name>         facts (JSON), under a POSIX lock for as long as the process lives
-    owners/<name>.notes   a slot (what is running) and a journal (what has ended, not yet settled)
+    owners/<name>.notes   a slot (what is running), a word (which batch others have recalled), and
+                          a journal (what has ended, not yet settled)
 
 Liveness is the lock: the kernel drops it at any kind of death, a fork does not inherit it, and no
 clock is asked. POSIX locks have one trap: a process that opens and closes the file loses its lock.
@@ -18,20 +19,27 @@ import marshal
 import mmap
 import os
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
 from localq.message import Claim, Message, Outcome
-from localq.storage.base import OwnerInfo
+from localq.storage.base import Doing, Estate, OwnerInfo
 from localq.storage.place import allocate, make_directory, make_file, open_file, removed
 
 #: Bytes of an owner's notes. An outcome that does not fit is settled before the next task starts.
 NOTES_SIZE = 256 * 1024
-#: seq, token and mode of the running task, and how many bytes of the journal count.
-_SLOT = struct.Struct("=QQQQ")
+#: Batch; seq, token and mode of the running task; how many come after it; how many bytes of the journal count.
+_SLOT = struct.Struct("=QQQQQQ")
 _COUNT = struct.Struct("=Q")
-_USED_AT = 24
+_USED_AT = _SLOT.size - _COUNT.size
+#: The batch that others have recalled: the only word here that its owner does not write.
+_RECALLED_AT = _SLOT.size
+_JOURNAL_AT = _RECALLED_AT + _COUNT.size
 _LENGTH = struct.Struct("=I")
+#: How long a recall takes to be seen, in seconds. The owner writes its slot and then reads the word, the recaller
+#: writes the word and then reads the slot: with this between, one of them sees the other.
+_SEEN_S = 0.001
 
 
 class Owners:
@@ -87,7 +95,7 @@ class Owners:
             names = sorted(entry for entry in os.listdir(self.directory) if "." not in entry)
         except FileNotFoundError:
             raise removed(self.directory.parent) from None
-        return [OwnerInfo(name, self.is_alive(name), self._about(name)) for name in names]
+        return [OwnerInfo(name, self.is_alive(name), self._about(name), self.doing(name)) for name in names]
 
     def _about(self, name: str) -> dict[str, object]:
         if name in self._mine:
@@ -101,23 +109,46 @@ class Owners:
         finally:
             os.close(fd)
 
-    def notes(self, name: str) -> tuple[tuple[int, int] | None, int, list[Outcome]]:
-        """Read a dead owner's notes: (seq, token) of the running task, its mode, the ended outcomes."""
+    def doing(self, name: str) -> Doing | None:
+        """Say what an owner is at."""
+        data = self._read(name, _SLOT.size)
+        if len(data) < _SLOT.size:
+            return None
+        batch, seq, token, _, left, used = _SLOT.unpack_from(data)
+        return Doing(batch, seq, token, left, used)
+
+    def recall(self, name: str, batch: int) -> None:
+        """Have an owner begin nothing more of a batch; what its notes say afterwards is what it has begun."""
+        try:
+            fd = open_file(self.directory / f"{name}.notes", os.O_RDWR)
+        except FileNotFoundError:
+            return
+        try:
+            os.pwrite(fd, _COUNT.pack(batch), _RECALLED_AT)
+        finally:
+            os.close(fd)
+        time.sleep(_SEEN_S)
+
+    def notes(self, name: str, claims: list[Claim]) -> Estate:
+        """Complete an estate with what its owner noted: the running task, its mode, the ended outcomes."""
+        data = self._read(name, NOTES_SIZE)
+        if len(data) < _JOURNAL_AT:
+            return Estate(claims)
+        batch, seq, token, mode, _, used = _SLOT.unpack_from(data)
+        ended = _outcomes(data[_JOURNAL_AT : _JOURNAL_AT + used])
+        # The slot keeps the last task until the next begins: one whose end was noted is not running.
+        is_running = seq and not (ended and (ended[-1].seq, ended[-1].token) == (seq, token))
+        return Estate(claims, (seq, token) if is_running else None, mode, ended, batch)
+
+    def _read(self, name: str, size: int) -> bytes:
         try:
             fd = open_file(self.directory / f"{name}.notes", os.O_RDONLY)
         except FileNotFoundError:
-            return None, 0, []
+            return b""
         try:
-            data = os.pread(fd, NOTES_SIZE, 0)
+            return os.pread(fd, size, 0)
         finally:
             os.close(fd)
-        if len(data) < _SLOT.size:
-            return None, 0, []
-        seq, token, mode, used = _SLOT.unpack_from(data)
-        ended = _outcomes(data[_SLOT.size : _SLOT.size + used])
-        # The slot keeps the last task until the next begins: one whose end was noted is not running.
-        is_running = seq and not (ended and (ended[-1].seq, ended[-1].token) == (seq, token))
-        return ((seq, token) if is_running else None), mode, ended
 
     def retire(self, name: str) -> None:
         """Remove a dead owner's files."""
@@ -131,33 +162,47 @@ class LockedOwner:
     def __init__(self, owners: Owners, name: str, fd: int, notes: mmap.mmap | None) -> None:
         self.name = name
         self._owners, self._fd, self._notes = owners, fd, notes
-        self._used = 0
+        self._batch = self._used = 0
 
-    def begin(self, claim: Claim, mode: int) -> None:
+    def turn(self) -> bool:
+        if self._notes is None:
+            return False
+        was_recalled = self._is_recalled()
+        self._batch += 1
+        # Numbered before it is claimed: a recall of the one before must not take what is claimed from here on.
+        _SLOT.pack_into(self._notes, 0, self._batch, 0, 0, 0, 0, self._used)
+        return was_recalled
+
+    def begin(self, claim: Claim, mode: int, left: int = 0) -> bool:
         # Killed half-way through these bytes, the seq and token do not match any claim: not started.
-        if self._notes is not None:
-            _SLOT.pack_into(self._notes, 0, claim.seq, claim.token, mode, self._used)
+        if self._notes is None:
+            return True
+        _SLOT.pack_into(self._notes, 0, self._batch, claim.seq, claim.token, mode, left, self._used)
+        return not self._is_recalled()
+
+    def _is_recalled(self) -> bool:
+        return bool(self._batch and _COUNT.unpack_from(self._notes, _RECALLED_AT)[0] == self._batch)  # type: ignore[arg-type]
 
     def end(self, outcome: Outcome) -> bool:
         """Note an outcome; returns False if it did not fit and must be settled at once."""
         if self._notes is None:
             return False
         data = marshal.dumps(_plain(outcome), 2)
-        start = _SLOT.size + self._used
+        start = _JOURNAL_AT + self._used
         stop = start + _LENGTH.size + len(data)
         if stop > NOTES_SIZE:
             return False
         _LENGTH.pack_into(self._notes, start, len(data))
         self._notes[start + _LENGTH.size : stop] = data
         # Counted last: what a death cuts short does not count.
-        self._used = stop - _SLOT.size
+        self._used = stop - _JOURNAL_AT
         _COUNT.pack_into(self._notes, _USED_AT, self._used)
         return True
 
     def settled(self) -> None:
         self._used = 0
         if self._notes is not None:
-            _SLOT.pack_into(self._notes, 0, 0, 0, 0, 0)
+            _SLOT.pack_into(self._notes, 0, self._batch, 0, 0, 0, 0, 0)
 
     def close(self) -> None:
         if self._owners._mine.pop(self.name, None) is None:

@@ -87,6 +87,8 @@ class Transaction:
         self.ready: dict[str, str] = {}
         #: Whether a message began to wait for its time here.
         self.waits = False
+        #: Whether several messages were claimed here: some may have to wait behind a long one.
+        self.reserves = False
         #: `reply_to` of the messages whose state is news.
         self.replies: set[str | None] = set()
 
@@ -206,7 +208,9 @@ class Transaction:
         self._promote(want.now)
         fronts = [self._table.first(f"ready:{queue}", want.limit) for queue in dict.fromkeys(want.queues)]
         ids = [id for _, id in islice(heapq.merge(*fronts), want.limit)]
-        return [self._hand_out(row, want.owner) for id in ids if (row := self._row(id)) is not None]
+        claims = [self._hand_out(row, want.owner) for id in ids if (row := self._row(id)) is not None]
+        self.reserves = len(claims) > 1
+        return claims
 
     def _promote(self, now: float) -> None:
         for (visible_at, _), id in self._table.first("waiting", PROMOTED):
@@ -281,8 +285,12 @@ class RowStorage(ABC):
         """Run `act` in a transaction that happens wholly or not at all, then wake whom it names."""
 
     @abstractmethod
-    def _notes(self, owner: str) -> tuple[tuple[int, int] | None, int, list[Outcome]]:
-        """Return what an owner noted: the (seq, token) it has started, its mode, the outcomes."""
+    def _notes(self, owner: str, claims: list[Claim]) -> Estate:
+        """Complete an estate with what its owner noted."""
+
+    @abstractmethod
+    def _recall(self, owner: str, batch: int) -> None:
+        """Have a living owner begin nothing more of a batch."""
 
     def put(self, messages: Sequence[Message]) -> None:
         self._run(lambda transaction: transaction.put(messages))
@@ -299,8 +307,10 @@ class RowStorage(ABC):
     def records(self, ids: Sequence[str] = (), group_id: str | None = None) -> dict[str, Record]:
         return self._run(lambda transaction: transaction.records(ids, group_id))
 
-    def estate(self, owner: str) -> Estate:
-        return Estate(self._run(lambda transaction: transaction.claims(owner)), *self._notes(owner))
+    def estate(self, owner: str, recalled: int | None = None) -> Estate:
+        if recalled is not None:
+            self._recall(owner, recalled)
+        return self._notes(owner, self._run(lambda transaction: transaction.claims(owner)))
 
     def due(self, limit: int) -> list[float]:
         return self._run(lambda transaction: transaction.due(limit))

@@ -1,7 +1,8 @@
 """Claim, execute, settle: the loop that runs tasks, one at a time.
 
 The same loop is a prefork child's whole life and a solo worker's main thread. A batch is claimed and settled
-in one transaction; it grows only while tasks are short, so nothing waits long behind another.
+in one transaction; it grows only while tasks are short, and its owner's notes say what is running, so that the
+steward can settle what has ended and take back what is reserved if one of them turns out to be long.
 Must not decide what becomes of tasks when it dies: its notes tell others enough.
 """
 
@@ -83,12 +84,13 @@ class Consumer:
                 else:
                     self.before_turn()
                 has_looked = not self._goes_first(outcomes)
+                was_recalled = owner.turn()
                 turn = self._turn(storage, owner, outcomes)
                 if turn is None:
                     break
                 owner.settled()
                 outcomes = []
-                if turn.stale:
+                if turn.stale and not was_recalled:  # else the steward has settled and given back for us
                     self._report(turn.stale)
                 if turn.claims:
                     bell.lower()
@@ -156,9 +158,12 @@ class Consumer:
             if self.is_stopping or elapsed > BATCH_LIMIT_S:
                 outcomes += map(given_back, claims[at:])
                 break
-            outcome = self._execute(storage, owner, claim)
+            outcome = self._execute(storage, owner, claim, len(claims) - at - 1)
             if os.getpid() != self._pid:
                 os._exit(0)  # the task forked, and this is the copy: the original goes on
+            if outcome is None:
+                outcomes += map(given_back, claims[at:])
+                break
             outcomes.append(outcome)
             elapsed = time.perf_counter() - started
             if not owner.end(outcome):
@@ -169,7 +174,8 @@ class Consumer:
         self._limit = max(1, min(int(BATCH_S * done / max(elapsed, 1e-6)), self._limit * BATCH_GROWTH, BATCH_MOST))
         return outcomes
 
-    def _execute(self, storage: Storage, owner: Owner, claim: Claim) -> Outcome:
+    def _execute(self, storage: Storage, owner: Owner, claim: Claim, left: int) -> Outcome | None:
+        """Run one of a batch, `left` more being to come; None if the batch was recalled and this must not run."""
         message = claim.message
         tasks = self.app.tasks
         task = tasks.get(message.name) or tasks.aliases.get(message.name)
@@ -183,7 +189,8 @@ class Consumer:
                 fed = feed(storage, claim, self.app.conf)
             except LocalqError as exc:
                 return self._executor.failed(task, claim, exc)
-        owner.begin(claim, mode_of(task))
+        if not owner.begin(claim, mode_of(task), left):
+            return None
         if task.track_started and not message.ignore_result:
             self._tell_started(storage, claim)
         try:

@@ -2,11 +2,13 @@
 
     Upkeep     checkpoints, syncs, and notices when the store is gone
     Sweeper    frees the claims of the dead
+    Recaller   lets nothing wait behind a long task
     Due        wakes sleepers when a waiting message's time has come
 
 In prefork they live in a process of their own, in a solo worker in a thread. Each service is started in
-order and stopped in reverse; between them runs one timer heap. Nothing here is single: two stewards on
-one store do no harm, because every act is a transaction of the store. Must not run tasks.
+order and stopped in reverse; between them runs one timer heap. They look at the store once a second, and
+for a second after somebody rang or wrote as closely as is promised. Nothing here is single: two stewards
+on one store do no harm, because every act is a transaction of the store. Must not run tasks.
 """
 
 from __future__ import annotations
@@ -21,18 +23,20 @@ from typing import Any, Protocol
 from localq import clock
 from localq.exceptions import StoreBusy, StoreFull
 from localq.message import Want
-from localq.recovery import sweep
-from localq.storage.base import DUE_BELL, SYNC_BELL, Storage
+from localq.recovery import recall, sweep
+from localq.storage.base import DUE_BELL, SYNC_BELL, Doing, Storage
 from localq.worker.timer import Timer
 
 logger = logging.getLogger("localq.worker.steward")
 
 #: Seconds between two rounds of upkeep and of sweeping when nobody asks for one.
 ROUND_S = 1.0
-#: Seconds after a ring within which the store is synced (50 ms are promised).
-SYNC_S = 0.03
-#: Seconds after the last write in which a steward looks for the next of its own accord, and need not be rung.
+#: Seconds between two close looks: a write is synced within 50 ms, a result waits at most 100 ms for a long task.
+LOOK_S = 0.02
+#: Seconds after the last ring or write in which a steward looks closely, and need not be rung.
 CLOSELY_S = 1.0
+#: Seconds after which a task is long, and after which an owner that was given a message should have noticed.
+LONG_S, UNNOTICED_S = 0.02, 1.0
 #: Seconds a steward rests after a ring, so that a flood of them costs little.
 REST_S = 0.005
 #: How many due times are kept in memory; the others stay in the store's index.
@@ -47,49 +51,35 @@ class Service(Protocol):
     def rung(self) -> None:
         """Somebody rang the steward's bell."""
 
+    def look(self, again_in_s: float | None) -> bool:
+        """See to what needs seeing to; returns whether there is reason to look again soon.
+
+        Args:
+            again_in_s: when the next look is planned; None if that is left to the next ring or round.
+        """
+
     def stop(self) -> None: ...
 
 
 class Upkeep:
-    """Keeps the store small and safe: looks closely while somebody writes, now and then otherwise."""
+    """Keeps the store small and safe."""
 
-    def __init__(self, storage: Storage, timer: Timer) -> None:
-        self._storage, self._timer = storage, timer
-        self._is_planned = False
-        self._closely_until = 0.0
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
 
     def start(self) -> None:
-        self._maintain()
-        self._timer.every(ROUND_S, self._round)
+        self.look(None)
 
     def rung(self) -> None:
-        self._closely_until = clock.monotonic() + CLOSELY_S
-        self._plan()
+        return
 
-    def stop(self) -> None:
-        self._maintain()
-
-    def _round(self) -> None:
-        if not self._is_planned:
-            self._maintain()
-
-    def _plan(self) -> None:
-        if not self._is_planned:
-            self._is_planned = True
-            self._timer.after(SYNC_S, self._look)
-
-    def _look(self) -> None:
-        self._is_planned = False
-        now = clock.monotonic()
-        if now < self._closely_until:
-            self._plan()
-        if self._maintain(SYNC_S if self._is_planned else None):
-            self._closely_until = now + CLOSELY_S
-
-    def _maintain(self, again_in_s: float | None = None) -> bool:
+    def look(self, again_in_s: float | None) -> bool:
         found: list[bool] = []
         patiently(lambda: found.append(self._storage.maintain(again_in_s)))
         return any(found)
+
+    def stop(self) -> None:
+        self.look(None)
 
 
 class Sweeper:
@@ -107,11 +97,50 @@ class Sweeper:
     def rung(self) -> None:
         return
 
+    def look(self, again_in_s: float | None) -> bool:
+        return False
+
     def sweep(self) -> None:
         patiently(lambda: sweep(self._storage, self._mine, self.reasons, self._limit, self.whole_worker))
 
     def stop(self) -> None:
         self.sweep()
+
+
+class Recaller:
+    """Lets nothing wait behind a long task, nor with an owner that does not notice what it was given."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        #: What each owner was at, and since when.
+        self._seen: dict[str, tuple[Doing, float]] = {}
+
+    def start(self) -> None:
+        return
+
+    def rung(self) -> None:
+        return
+
+    def look(self, again_in_s: float | None) -> bool:
+        now = clock.monotonic()
+        seen: dict[str, tuple[Doing, float]] = {}
+        for owner in self._storage.owners():
+            if owner.alive and owner.doing is not None:
+                doing, since = self._seen.get(owner.name, (owner.doing, now))
+                if doing != owner.doing:
+                    since = now
+                elif now - since >= (LONG_S if doing.is_behind else UNNOTICED_S):
+                    self._recall(owner.name, doing.batch)
+                    since = now
+                seen[owner.name] = (owner.doing, since)
+        self._seen = seen
+        return any(doing.is_behind for doing, _ in seen.values())
+
+    def _recall(self, owner: str, batch: int) -> None:
+        patiently(lambda: recall(self._storage, owner, batch))
+
+    def stop(self) -> None:
+        return
 
 
 class Due:
@@ -126,6 +155,9 @@ class Due:
 
     def rung(self) -> None:
         self._plan()
+
+    def look(self, again_in_s: float | None) -> bool:
+        return False
 
     def stop(self) -> None:
         if self._entry is not None:
@@ -173,18 +205,22 @@ class Steward:
         self._owner = storage.enlist({"kind": "worker", **about}, journal=False)
         self._bell = storage.bell((DUE_BELL, SYNC_BELL))
         self.sweeper = Sweeper(storage, self.timer, mine, limit)
-        self.services: list[Service] = [Upkeep(storage, self.timer), self.sweeper, Due(storage, self.timer)]
+        self.services: list[Service] = [Upkeep(storage), self.sweeper, Recaller(storage), Due(storage, self.timer)]
         self.is_stopping = False
+        self._is_planned = False
+        self._closely_until = 0.0
 
     def run(self) -> None:
         """Run the services until asked to stop."""
         for service in self.services:
             service.start()
+        self.timer.every(ROUND_S, self._round)
         try:
             rang = True
             while not self.is_stopping:
                 self._bell.raise_()
                 if rang:
+                    self._watch()
                     for service in self.services:
                         service.rung()
                 rang = self._bell.sleep(self.timer.tick(), self._line)
@@ -198,6 +234,32 @@ class Steward:
         finally:
             self._bell.close()
             self._owner.close()
+
+    def _watch(self) -> None:
+        """Look closely from now on, until nothing has happened for a while."""
+        self._closely_until = clock.monotonic() + CLOSELY_S
+        self._plan()
+
+    def _plan(self) -> None:
+        if not self._is_planned:
+            self._is_planned = True
+            self.timer.after(LOOK_S, self._look_closely)
+
+    def _look_closely(self) -> None:
+        self._is_planned = False
+        if clock.monotonic() < self._closely_until:
+            self._plan()
+        if self._look():
+            self._watch()
+
+    def _round(self) -> None:
+        if not self._is_planned and self._look():
+            self._watch()
+
+    def _look(self) -> bool:
+        again_in_s = LOOK_S if self._is_planned else None
+        found = [service.look(again_in_s) for service in self.services]  # all of them, whatever the first says
+        return any(found)
 
     def _listen(self) -> None:
         """Read what the main process has to say; its end means that it is gone."""

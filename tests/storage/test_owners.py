@@ -186,7 +186,8 @@ def notes_after(owners, act):
     """What others read once a process that did this has been killed."""
     other = Other(owners.directory, act)
     other.kill()
-    return owners.notes(other.name)
+    estate = owners.notes(other.name, [])
+    return estate.started, estate.mode, list(estate.ended)
 
 
 @pytest.mark.parametrize("mode", [EARLY, LATE, LATE_REJECT])
@@ -246,7 +247,7 @@ def test_an_outcome_that_does_not_fit_is_refused_and_what_was_noted_stays(owners
     owner = owners.enlist({}, journal=True)
     assert owner.end(Outcome(1, 1, "small", "SUCCESS"))
     assert not owner.end(Outcome(2, 1, "big", "SUCCESS", result=b"x" * NOTES_SIZE))
-    assert [outcome.id for outcome in owners.notes(owner.name)[2]] == ["small"]
+    assert [outcome.id for outcome in owners.notes(owner.name, []).ended] == ["small"]
 
 
 def test_without_a_journal_every_outcome_must_be_settled_at_once(owners):
@@ -275,7 +276,7 @@ def test_any_outcome_is_read_as_it_was_noted(tmp_path_factory, noted):
     owner = view.enlist({}, journal=True)
     for outcome in noted:
         assert owner.end(outcome)
-    assert repr(view.notes(owner.name)[2]) == repr(noted)
+    assert repr(list(view.notes(owner.name, []).ended)) == repr(noted)
     owner.close()
 
 
@@ -287,6 +288,6 @@ def test_notes_of_any_bytes_are_read_without_a_crash(tmp_path_factory, data):
     owner = view.enlist({}, journal=True)
     with open(view.directory / f"{owner.name}.notes", "r+b") as file:
         file.write(data)
-    _, _, ended = view.notes(owner.name)
+    ended = view.notes(owner.name, []).ended
     assert isinstance(ended, list)
     owner.close()

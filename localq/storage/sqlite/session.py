@@ -190,7 +190,11 @@ class Session:
 
     def checkpoint(self, limit: int) -> None:
         """Move the WAL into the database if it is larger than `limit` bytes."""
-        if os.fstat(self.wal_fd).st_size > limit:
+        with self.lock:
+            if self.is_closed:
+                raise Gone
+            is_large = os.fstat(self.wal_fd).st_size > limit
+        if is_large:
             self.write(self.execute, "pragma wal_checkpoint(truncate)")
 
     def is_current(self) -> bool:

@@ -258,6 +258,8 @@ class SqliteStorage:
             # Nothing to settle and nothing due: one statement is the whole transaction. Not announced for a sync:
             # a claim that a power cut undoes goes back to the queue, where it would be anyway.
             claims = self._write(lambda session: session.write(_claim, session, asked))
+            if len(claims) > 1:
+                self._wrote()  # for the steward's eyes: some of them may wait behind a long one
             return Turn(claims, [])
         if len(outcomes) == 1 and want is not None and not asked.limit and asked.now < self._board_due():
             outcome = outcomes[0]
@@ -348,9 +350,12 @@ class SqliteStorage:
             self._sync.now(self._session().wal_fd)
         return found
 
-    def estate(self, owner: str) -> Estate:
+    def estate(self, owner: str, recalled: int | None = None) -> Estate:
+        self._session()
+        if recalled is not None:
+            self._owners.recall(owner, recalled)
         rows = self._read(query("claims_of"), f"owner:{owner}")
-        return Estate([_claimed(row) for row in rows], *self._owners.notes(owner))
+        return self._owners.notes(owner, [_claimed(row) for row in rows])
 
     def due(self, limit: int) -> list[float]:
         return [at for (at,) in self._read(query("due"), limit)]
@@ -390,12 +395,18 @@ class SqliteStorage:
     # -- Housekeeping ----------------------------------------------------------------------------
 
     def maintain(self, again_in_s: float | None = None) -> bool:
-        session = self._session()
-        if not session.is_current():
-            raise StoreReplaced(f"{self.directory} was removed or replaced while in use")
-        # Said before the look: what is written after it is found by the next look, or whoever writes it asks.
-        self._bells.watch(0.0 if again_in_s is None else time.monotonic() + again_in_s)
-        has_changed = self._sync_what_changed(session)
+        return self._with_session(lambda session: self._maintain(session, again_in_s))
+
+    def _maintain(self, session: Session, again_in_s: float | None) -> bool:
+        # Locked, because a thread that finds the WAL replaced closes every connection of the process.
+        with session.lock:
+            if session.is_closed:
+                raise Gone
+            if not session.is_current():
+                raise StoreReplaced(f"{self.directory} was removed or replaced while in use")
+            # Said before the look: what is written after it is found by the next look, or whoever writes it asks.
+            self._bells.watch(0.0 if again_in_s is None else time.monotonic() + again_in_s)
+            has_changed = self._sync_what_changed(session)
         session.checkpoint(STEWARD_WAL_LIMIT)
         if time.monotonic() - self._swept_at > BELL_SWEEP_S:
             self._swept_at = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from localq.states import READY
-from localq.storage.base import Entry, Owner, Storage
+from localq.storage.base import Doing, Entry, Owner, Storage
 from localq.testing.contract.made import Made
 from localq.testing.contract.words import (
     PATIENCE_S,
@@ -57,14 +57,17 @@ class OwnerContract(Made):
         owner.close()
         storage.retire(owner.name)
         assert [info.name for info in storage.owners()] == [other.name]
-        assert storage.estate(owner.name) == ([], None, 0, [])
+        estate = storage.estate(owner.name)
+        assert (estate.claims, estate.started, list(estate.ended)) == ([], None, [])
 
     def test_an_estate_tells_started_from_reserved(self, storage: Storage, owner: Owner) -> None:
         storage.put([message("a"), message("b")])
         a, b = take(storage, owner)
         assert storage.estate(owner.name)[:2] == ([a, b], None)
         owner.begin(a, mode=2)
-        assert storage.estate(owner.name) == ([a, b], (a.seq, a.token), 2, [])
+        estate = storage.estate(owner.name)
+        assert (estate.claims, estate.started, estate.mode) == ([a, b], (a.seq, a.token), 2)
+        assert list(estate.ended) == []
 
     def test_an_estate_has_the_outcomes_that_were_not_settled(self, storage: Storage, owner: Owner) -> None:
         storage.put([message("a"), message("b"), message("c")])
@@ -98,8 +101,63 @@ class OwnerContract(Made):
         owner.begin(claim, mode=1)
         assert not owner.end(outcome(claim))
         owner.settled()
-        assert storage.estate(owner.name)[1:] == (None, 0, [])
+        assert (storage.estate(owner.name).started, list(storage.estate(owner.name).ended)) == (None, [])
         owner.close()
+
+    # -- recall --------------------------------------------------------------------------------------
+
+    def test_an_owner_says_what_it_is_at(self, storage: Storage, owner: Owner) -> None:
+        storage.put([message("a"), message("b")])
+        a, b = take(storage, owner)
+
+        def doing() -> Doing:
+            (found,) = (info.doing for info in storage.owners() if info.name == owner.name)
+            assert found is not None
+            return found
+
+        owner.turn()
+        before = doing()
+        assert not before.is_behind
+        owner.begin(a, mode=0, left=1)
+        assert (doing().seq, doing().token, doing().left, doing().is_behind) == (a.seq, a.token, 1, True)
+        owner.end(outcome(a))
+        owner.begin(b, mode=0, left=0)
+        assert (doing().seq, doing().left, doing().is_behind) == (b.seq, 0, True)
+        owner.turn()
+        owner.settled()
+        assert (doing().batch, doing().seq, doing().is_behind) == (before.batch + 1, 0, False)
+
+    def test_of_a_recalled_batch_nothing_more_begins(self, storage: Storage, owner: Owner, other: Owner) -> None:
+        storage.put([message("a"), message("b"), message("c")])
+        owner.turn()
+        a, b, c = take(storage, owner)
+        assert owner.begin(a, mode=0, left=2)
+        assert owner.end(outcome(a))
+        assert owner.begin(b, mode=0, left=1)
+        (info,) = (info for info in storage.owners() if info.name == owner.name)
+        assert info.doing is not None
+        estate = storage.estate(owner.name, recalled=info.doing.batch)
+        assert (estate.batch, estate.started, list(estate.ended)) == (
+            info.doing.batch, (b.seq, b.token), [outcome(a)],
+        )  # fmt: skip
+        assert not owner.begin(c, mode=0)
+        assert owner.turn()
+        assert not owner.turn()
+        assert owner.begin(c, mode=0)
+
+    def test_a_recall_of_an_earlier_batch_changes_nothing(self, storage: Storage, owner: Owner) -> None:
+        storage.put([message("a"), message("b")])
+        owner.turn()
+        (info,) = (info for info in storage.owners() if info.name == owner.name)
+        assert info.doing is not None
+        assert not owner.turn()
+        a, _ = take(storage, owner)
+        assert storage.estate(owner.name, recalled=info.doing.batch).batch != info.doing.batch
+        assert owner.begin(a, mode=0)
+        assert not owner.turn()
+
+    def test_an_owner_of_which_nothing_is_known_cannot_be_recalled(self, storage: Storage) -> None:
+        assert storage.estate("nobody", recalled=1).claims == []
 
     # -- processes -----------------------------------------------------------------------------------
 
@@ -146,9 +204,11 @@ class OwnerContract(Made):
         (dead,) = (info for info in storage.owners() if info.name != owner.name)
         assert not dead.alive
         assert dead.about["kind"] == "mortal"
-        (a, b), started, mode, ended = storage.estate(dead.name)
-        assert (ids([a, b]), started, mode, ended) == (["a", "b"], (b.seq, b.token), 2, [outcome(a, result=b"3")])
-        storage.settle([*ended, given_back(b, charged=1)])
+        estate = storage.estate(dead.name)
+        a, b = estate.claims
+        assert (ids([a, b]), estate.started, estate.mode) == (["a", "b"], (b.seq, b.token), 2)
+        assert list(estate.ended) == [outcome(a, result=b"3")]
+        storage.settle([*estate.ended, given_back(b, charged=1)])
         storage.retire(dead.name)
         assert ids(take(storage, owner)) == ["b", "c"]
         assert record(storage, "a").result == b"3"
