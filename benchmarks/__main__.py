@@ -28,6 +28,7 @@ from benchmarks import (
     imports,
     memory,
     process,
+    recovery,
     roundtrip,
     startup,
 )
@@ -48,6 +49,7 @@ QUESTIONS: dict[str, Question] = {
     "imports": imports,
     "eta_backlog": eta_backlog,
     "depth": depth,
+    "recovery": recovery,
 }
 
 

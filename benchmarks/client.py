@@ -103,12 +103,43 @@ def chord(tool: Tool, n: int) -> list[float]:
     return [end - start]
 
 
+def hold(tool: Any, seconds: float) -> list[float]:
+    tool.hold(seconds)
+    return []
+
+
+def send_around_hold(tool: Any, n: int) -> list[float]:
+    """Send enough short tasks for large batches, a long one of a second, and `n` short ones."""
+    global around
+    warm_up = [tool.delay(ignored=False) for _ in range(400)]
+    around = (warm_up[-1], tool.hold(1.0), [tool.delay(ignored=False) for _ in range(n)])
+    return []
+
+
+def wait_around_hold(tool: Any) -> list[float]:
+    """Return how long after the start of the long task those behind it were done, and the one before it was known."""
+    before, long, behind = around
+    tool.get(before, GET_LIMIT_S)
+    before_at = time.monotonic()
+    for handle in behind:
+        tool.get(handle, GET_LIMIT_S)
+    behind_at = time.monotonic()
+    started = tool.get(long, GET_LIMIT_S)
+    return [behind_at - started, max(0.0, before_at - started)]
+
+
 def _check(result: object, expected: object) -> None:
     if result != expected:
         raise PeerFailed(f"wrong result: {str(result)[:80]}, expected {str(expected)[:80]}")
 
 
-VERBS: dict[str, Callable[..., list[float]]] = {f.__name__: f for f in (send, send_later, round_trip, group, chord)}
+#: What `send_around_hold` sent: the task before, the long one, those behind.
+around: Any = None
+
+VERBS: dict[str, Callable[..., list[float]]] = {
+    verb.__name__: verb
+    for verb in (send, send_later, round_trip, group, chord, hold, send_around_hold, wait_around_hold)
+}
 
 
 def main(app: str) -> None:
