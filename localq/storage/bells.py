@@ -284,15 +284,17 @@ class PipeBell:
         self._poll.register(fd, select.POLLIN)
         self._also: int | None = None
         self._copies: list[tuple[Any, ...]] = []
-        self.is_unsure = False
+        self._is_raised = self.is_unsure = False
 
     def raise_(self) -> None:
+        self._is_raised = True
         # Numbered first: whoever sees the flag sees the number.
         self._raised += 1
         _RAISED.pack_into(self._board, self._raised_at, self._raised)
         self._board[self._at] = self._flag
 
     def lower(self) -> None:
+        self._is_raised = False
         self._board[self._at] = AWAKE
 
     def sleep(self, timeout_s: float, also: int | None = None) -> bool:
@@ -304,7 +306,7 @@ class PipeBell:
             self._also = also
         if not self._poll.poll(max(0.0, timeout_s) * 1000):
             # Taken down and not rung: whoever did it may have died before it could ring.
-            self.is_unsure = self._board[self._at] != self._flag
+            self.is_unsure = self._is_raised and self._board[self._at] != self._flag
             return False
         try:
             data = os.read(self._fd, 65536)

@@ -95,7 +95,8 @@ class Consumer:
                 if turn.claims:
                     bell.lower()
                     self._is_hungry = len(turn.claims) < self._limit
-                    outcomes = self._batch(storage, owner, turn.claims)
+                    claims = turn.claims + self._given_meanwhile(storage, owner, bell, turn.claims)
+                    outcomes = self._batch(storage, owner, claims)
                 elif not self._is_hungry:
                     self._is_hungry = True
                 elif has_looked:
@@ -114,6 +115,13 @@ class Consumer:
             os.close(self._wake_read)
             self._wake_write, closing = -1, self._wake_write
             os.close(closing)
+
+    def _given_meanwhile(self, storage: Storage, owner: Owner, bell: Bell, claims: list[Claim]) -> list[Claim]:
+        """Return what was handed over between the flag and the claim: a busy child may not sleep for long."""
+        if not bell.sleep(0, self._wake_read):
+            return []
+        known = {(claim.seq, claim.token) for claim in claims}
+        return [claim for claim in handed(storage, owner, bell) if (claim.seq, claim.token) not in known]
 
     def _finish(self, storage: Storage, owner: Owner, outcomes: list[Outcome]) -> None:
         """Settle what has ended, and give back what was handed over meanwhile."""

@@ -10,6 +10,7 @@ from forking import Line, forked, killed
 
 from localq.message import Claim, Message, Outcome, Want
 from localq.recovery import sweep
+from localq.serialization import checksum
 from localq.states import HELD, READY
 from localq.storage.sqlite import SqliteStorage
 from localq.testing.contract.words import ids, received, take
@@ -17,7 +18,7 @@ from localq.worker.child import Consumer
 
 
 def message(id, body=b"[[1, 2], {}]", **columns):
-    return Message(id, "proj.add", body, checksum=1, **columns)
+    return Message(id, "proj.add", body, checksum=checksum(body), **columns)
 
 
 @pytest.fixture
@@ -150,6 +151,37 @@ def test_a_worker_that_stops_gives_back_what_it_was_given_meanwhile(app):
     assert (place_of(storage, "a"), storage.estate(owner.name).claims) == (READY, [])
     bell.close()
     owner.close()
+
+
+def test_a_busy_child_does_not_leave_what_it_was_given_lying(app, monkeypatch):
+    """Given between its flag and its claim: it claims others then, and may not sleep for hours."""
+    ran = []
+    consumer = Consumer(app, ("celery",), "w@box", {})
+
+    @app.task(name="proj.add")
+    def add(x, y):
+        ran.append(add.request.id)
+        if len(ran) == 30:
+            consumer.stop()
+
+    real = app.storage.settle
+
+    def settle(outcomes, want=None):
+        if not ran and not app.storage.records(["given"]):
+            app.storage.put([message("given")])
+            app.storage.put([message(f"m{number}") for number in range(60)])
+        return real(outcomes, want)
+
+    monkeypatch.setattr(app.storage, "settle", settle)
+    consumer.run()
+    assert "given" in ran
+    assert len(set(ran)) == len(ran)
+
+
+def test_a_bell_that_is_lowered_is_not_unsure(bell):
+    bell.lower()
+    assert not bell.sleep(0)
+    assert not bell.is_unsure
 
 
 def test_in_full_durability_too(tmp_path):
