@@ -20,7 +20,7 @@ from localq.context import headers_of
 from localq.exceptions import LocalqError, OperationalError, StoreBusy, StoreFull
 from localq.executor import Executor
 from localq.message import Claim, Outcome, Turn, Want
-from localq.recovery import given_back, mode_of, settle_each, unwritable
+from localq.recovery import given_back, settle_each, unwritable
 from localq.result import value_of
 from localq.storage.base import Owner, Storage
 
@@ -174,7 +174,7 @@ class Consumer:
                 fed = feed(storage, claim, self.app.conf)
             except LocalqError as exc:
                 return self._executor.failed(task, claim, exc)
-        owner.begin(claim, mode_of(task))
+        owner.begin(claim, task.lost_mode)
         if task.track_started and not message.ignore_result:
             self._tell_started(storage, claim)
         try:

@@ -22,18 +22,21 @@ from localq import clock, states
 from localq.exceptions import DuplicateTaskId, StoreReplaced
 from localq.message import Claim, Message, Outcome, Record, Turn, Want
 from localq.storage import place
-from localq.storage.base import DUE_BELL, Bell, Count, Entry, Estate, OwnerInfo
+from localq.storage.base import DUE_BELL, STEP, Bell, Count, Entry, Estate, OwnerInfo
 from localq.storage.bells import Bells
 from localq.storage.gate import Gate
 from localq.storage.owners import LockedOwner, Owners
 from localq.storage.sqlite.queries import claim as claim_query
 from localq.storage.sqlite.queries import query, with_rows
+from localq.storage.sqlite.queries import whole as whole_query
 from localq.storage.sqlite.session import Gone, Session
 from localq.storage.sqlite.settlement import MESSAGE_COLUMNS, Settlement, chunks, place_of
 from localq.storage.sqlite.sync import Syncer
 
 T = TypeVar("T")
 
+#: Columns of a record that is not whole: all but seq, redeliveries and message.
+RECORD_COLUMNS = len(Record._fields) - 3
 #: How often one verb opens the store anew because its WAL was replaced meanwhile.
 REOPENINGS = 20
 #: Seconds between two looks for bells whose owners are gone.
@@ -231,7 +234,7 @@ class SqliteStorage:
             return Turn(claims, [])
         if len(outcomes) == 1 and want is not None and not asked.limit and asked.now < self._board_due():
             outcome = outcomes[0]
-            if outcome.ended and not outcome.leads and not outcome.sends:
+            if outcome.ended and not outcome.leads and not outcome.sends and not outcome.charged:
                 return self._settle_one(outcome)
         self._session()
         settlement = Settlement(asked.now, self._bells.note_due)
@@ -287,6 +290,8 @@ class SqliteStorage:
         return float("inf") if left is None else float(left)
 
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
+        if outcome.again is not None:
+            return self._run_again(outcome, outcome.again)
         values = (outcome.state, outcome.result, outcome.content_type, outcome.checksum, outcome.worker)
         sql, key = ("update_claimed", (seq, token)) if seq else ("update_by_id", (outcome.id,))
         rows = self._write(lambda session: session.write(
@@ -296,20 +301,47 @@ class SqliteStorage:
         self._wrote()
         return bool(rows)
 
+    def _run_again(self, outcome: Outcome, message: Message) -> bool:
+        self._session()
+        settlement = Settlement(clock.now(), self._bells.note_due)
+
+        def act(session: Session) -> tuple[bool, list[int]]:
+            done = session.transaction(settlement.run_again, session.execute, outcome, message)
+            return done, self._wake(settlement.ready)
+
+        done, slots = self._write(lambda session: session.write(act, session))
+        self._bells.ring(slots)
+        if done:
+            self._bells.ring_replies(settlement.replies)
+        self._wrote()
+        return done
+
     def forget(self, ids: Sequence[str]) -> None:
         self._write(lambda session: session.write(session.execute, query("forget"), (json.dumps(list(ids)),)))
         self._wrote()
 
     # -- Reading ---------------------------------------------------------------------------------
 
-    def records(self, ids: Sequence[str] = (), group_id: str | None = None) -> dict[str, Record]:
+    def records(
+        self,
+        ids: Sequence[str] = (),
+        group_id: str | None = None,
+        failed_after: int | None = None,
+        hold: str | None = None,
+        whole: bool = False,
+    ) -> dict[str, Record]:
+        select = whole_query if whole else query
         if group_id is not None:
-            rows = self._read(query("members"), group_id)
+            rows = self._read(select("members"), group_id)
+        elif failed_after is not None:
+            rows = self._read(select("failed"), failed_after, STEP)
+        elif hold is not None:
+            rows = self._read(select("held"), hold, STEP)
         elif len(ids) == 1:
-            rows = self._read(query("record"), ids[0])
+            rows = self._read(select("record"), ids[0])
         else:
-            rows = self._read(query("records"), json.dumps(list(ids)))
-        found = {row[0]: Record(*row) for row in rows}
+            rows = self._read(select("records"), json.dumps(list(ids)))
+        found = {row[0]: _whole_record(row) if whole else Record(*row) for row in rows}
         if self._full and any(record.ended for record in found.values()):
             # An end that was read must not be undone by a power cut: its writer may not have synced it yet.
             self._sync.now(self._session().wal_fd)
@@ -393,6 +425,11 @@ def _check_twin(session: Session, row: tuple[Any, ...]) -> None:
             f"task_id {id!r} is in use by another call; nothing was sent. "
             "Choose another id, or forget() that result first"
         )
+
+
+def _whole_record(row: tuple[Any, ...]) -> Record:
+    seq, redeliveries, *message = row[RECORD_COLUMNS:]
+    return Record(*row[:RECORD_COLUMNS])._replace(seq=seq, redeliveries=redeliveries, message=Message(*message))
 
 
 def _claimed(row: tuple[Any, ...]) -> Claim:

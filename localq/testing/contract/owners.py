@@ -63,8 +63,9 @@ class OwnerContract(Made):
         storage.put([message("a"), message("b")])
         a, b = take(storage, owner)
         assert storage.estate(owner.name)[:2] == ([a, b], None)
-        owner.begin(a, mode=2)
-        assert storage.estate(owner.name) == ([a, b], (a.seq, a.token), 2, [])
+        for mode in (2, 2**64 - 1):
+            owner.begin(a, mode)
+            assert storage.estate(owner.name) == ([a, b], (a.seq, a.token), mode, [])
 
     def test_an_estate_has_the_outcomes_that_were_not_settled(self, storage: Storage, owner: Owner) -> None:
         storage.put([message("a"), message("b"), message("c")])
