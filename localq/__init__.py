@@ -6,7 +6,7 @@ Re-exports only. The map of the house:
     serialization message config routing context      data
     canvas
     storage/                                          where work is kept
-    recovery result executor publisher                acts
+    recovery dead result executor publisher           acts
     task app                                          what users hold
     worker/                                           what runs tasks
     cli/ testing/                                     faces

@@ -71,6 +71,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("result_expires", NUMBER, 86400.0, "seconds a result is kept", at_least(0), False),
         Setting("task_acks_late", (bool,), False, "default of acks_late"),
         Setting("task_reject_on_worker_lost", (bool,), False, "default of reject_on_worker_lost"),
+        Setting("task_retry_on_worker_lost", (bool,), False, "default of retry_on_worker_lost"),
         Setting("task_max_redeliveries", (int,), 3, "crashes after which a task is given up", at_least(0)),
         Setting("task_ignore_result", (bool,), False, "default of ignore_result"),
         Setting("task_store_errors_even_if_ignored", (bool,), False, "errors are kept although results are ignored"),
@@ -108,7 +109,7 @@ FOREIGN = (
     "worker_soft", "worker_redirect", "worker_disable", "worker_deduplicate", "worker_detect", "worker_pool_",
     "worker_proc", "worker_agent", "worker_autoscaler", "worker_consumer", "worker_log_datefmt", "worker_eta",
     "worker_task_log_datefmt", "task_send_sent", "task_time_limit", "task_soft_time_limit", "task_compression",
-    "result_compression", "task_remote", "task_acks_on", "task_allow", "task_inherit", "task_repr", "task_retry_on",
+    "result_compression", "task_remote", "task_acks_on", "task_allow", "task_inherit", "task_repr",
     "task_default_queue_type", "result_failure", "worker_executable", "worker_gid", "worker_uid", "worker_umask",
     "worker_logfile", "worker_pidfile",
 )  # fmt: skip

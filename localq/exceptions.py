@@ -157,6 +157,10 @@ class DuplicateTaskId(TaskError):
     """This `task_id` is in use by a message with another payload."""
 
 
+class RetryRefused(TaskError):
+    """A task cannot be run again by hand: it has not ended, has not failed, or is not known."""
+
+
 class WorkerLostError(LocalqError):
     """The process that ran the task ended before the task did."""
 

@@ -86,7 +86,7 @@ class Outcome(NamedTuple):
     Attributes:
         state: the new state; None leaves it as it is (Ignore, a message given back).
         ended: the message will not run again.
-        again: the message to run again under the same id (a retry), or None.
+        again: the message to run again under the same id (a retry, also one by hand), or None.
         charged: 1 if this attempt counts as a redelivery (its owner died while running it).
         result, content_type, checksum: the encoded result, or the exception as data.
         group_failure: what those who wait for the whole group get if this member failed.
@@ -115,7 +115,10 @@ class Outcome(NamedTuple):
 
 
 class Record(NamedTuple):
-    """How a task stands: what `AsyncResult` reads."""
+    """How a task stands: what `AsyncResult` reads.
+
+    `seq`, `redeliveries` and `message` are there only if the whole record was asked for.
+    """
 
     id: str
     name: str
@@ -134,6 +137,9 @@ class Record(NamedTuple):
     position: int | None
     ignore_result: int
     hold: str | None
+    seq: int = 0
+    redeliveries: int = 0
+    message: Message | None = None
 
     @property
     def ended(self) -> bool:

@@ -9,16 +9,20 @@ sweep at once. Must not ask a clock whether anybody lives.
     EARLY         FAILURE, never run twice        the same
     LATE          FAILURE                         back in the queue, charged
     LATE_REJECT   back in the queue, charged      the same
+    RETRY         RETRY, charged, by the task's own max_retries and default_retry_delay, whatever the other
+                  options say (so does Celery 5.7; unlike there, also if the whole worker dies)
+
+Whoever sweeps may never have heard of the task, so its mode is noted with all that is needed, as one number.
 """
 
 from __future__ import annotations
 
 import logging
 import signal
-from typing import Any
+from typing import Any, NamedTuple
 
 from localq import clock, states
-from localq.exceptions import ChordError, EncodeError, OperationalError, WorkerLostError
+from localq.exceptions import ChordError, EncodeError, ImproperlyConfigured, OperationalError, Retry, WorkerLostError
 from localq.message import LEADS_BY_GROUP, Claim, Outcome
 from localq.serialization import checksum, encode, exception_data
 from localq.storage.base import Estate, OwnerInfo, Storage
@@ -26,13 +30,54 @@ from localq.storage.owners import is_running
 
 logger = logging.getLogger("localq.recovery")
 
-EARLY, LATE, LATE_REJECT = 0, 1, 2
+EARLY, LATE, LATE_REJECT, RETRY = 0, 1, 2, 3
+#: Where a mode's parts begin in its number: the kind, max_retries + 1 (0: no limit), the delay in milliseconds.
+_MOST_AT, _DELAY_AT = 2, 24
+#: The largest of each: 4 million retries, 34 years.
+_KIND, _MOST, _DELAY = (1 << _MOST_AT) - 1, (1 << _DELAY_AT - _MOST_AT) - 1, (1 << 64 - _DELAY_AT) - 1
 #: A message is not tried again after so many attempts that died (`task_max_redeliveries`).
 MAX_REDELIVERIES = 3
 
 
+class Mode(NamedTuple):
+    """What becomes of a task that has started when its process dies.
+
+    Attributes:
+        kind: EARLY, LATE, LATE_REJECT or RETRY.
+        max_retries, delay: how RETRY goes on; None is no limit, seconds.
+    """
+
+    kind: int
+    max_retries: int | None = None
+    delay: float = 0.0
+
+    def packed(self) -> int:
+        """Write it as one number of 64 bits; what is too large for its bits is as large as they allow."""
+        most = 0 if self.max_retries is None else min(max(self.max_retries, 0) + 1, _MOST)
+        delay = round(min(max(self.delay, 0) * 1000, _DELAY))
+        return self.kind | most << _MOST_AT | delay << _DELAY_AT
+
+    @classmethod
+    def unpacked(cls, number: int) -> Mode:
+        """Read what `packed` wrote."""
+        most = number >> _MOST_AT & _MOST
+        return cls(number & _KIND, most - 1 if most else None, (number >> _DELAY_AT) / 1000)
+
+
 def mode_of(task: Any) -> int:
-    """Return the acknowledgement mode of a task, as its owner notes it when it begins."""
+    """Return the mode of a task as a number, as its owner notes it when it begins.
+
+    Raises:
+        ImproperlyConfigured: it is to be retried, and its retry options are no numbers.
+    """
+    if task.retry_on_worker_lost:
+        try:
+            return Mode(RETRY, task.max_retries, task.default_retry_delay).packed()
+        except (TypeError, ValueError) as exc:
+            raise ImproperlyConfigured(
+                f"task {task.name!r}: with retry_on_worker_lost, max_retries ({task.max_retries!r}) must be a whole "
+                f"number or None, and default_retry_delay ({task.default_retry_delay!r}) a number of seconds"
+            ) from exc
     if not task.acks_late:
         return EARLY
     return LATE_REJECT if task.reject_on_worker_lost else LATE
@@ -153,20 +198,52 @@ def given_back(claim: Claim) -> Outcome:
     return Outcome(claim.seq, claim.token, claim.message.id, ended=False)
 
 
-def _verdict(claim: Claim, mode: int, parent_lives: bool, reason: str, limit: int) -> Outcome:
-    runs_again = mode == LATE_REJECT or (mode == LATE and not parent_lives)
-    if runs_again and claim.redeliveries < limit:
-        return given_back(claim)._replace(charged=1)
-    return lost(claim, _lost_text(claim, mode, reason, limit))
-
-
-def _lost_text(claim: Claim, mode: int, reason: str, limit: int) -> str:
+def _verdict(claim: Claim, number: int, parent_lives: bool, reason: str, limit: int) -> Outcome:
+    mode = Mode.unpacked(number)
     what = f"Worker exited prematurely: {reason}"
+    if mode.kind == EARLY or (mode.kind == LATE and parent_lives):
+        return lost(claim, f"{what}; {_by_hand(claim)}. {_BY_ITSELF}")
+    given_up = _given_up(claim, mode, limit)
+    if given_up:
+        return lost(claim, f"{what}. Given up after {given_up}; {_by_hand(claim)}")
+    if mode.kind == RETRY:
+        return retried(claim, what, mode.delay)
+    return given_back(claim)._replace(charged=1)
+
+
+def _given_up(claim: Claim, mode: Mode, limit: int) -> str:
+    """Say after how many attempts a task that may run again has had enough; nothing if it has not."""
+    retries = claim.message.retries
+    if mode.kind == RETRY and mode.max_retries is not None and retries >= mode.max_retries:
+        return f"{retries} retries (max_retries={mode.max_retries})"
     if claim.redeliveries >= limit:
-        return f"{what}. Given up after {claim.redeliveries + 1} attempts that ended so (task_max_redeliveries={limit})"
-    if mode == LATE_REJECT:
-        return what
-    return f"{what}. A task that may run twice can ask for it: acks_late=True, reject_on_worker_lost=True"
+        return f"{claim.redeliveries + 1} attempts that ended so (task_max_redeliveries={limit})"
+    return ""
+
+
+#: How a task asks to be run again without anybody's hand.
+_BY_ITSELF = "A task that may run twice does so by itself with acks_late=True, reject_on_worker_lost=True"
+
+
+def _by_hand(claim: Claim) -> str:
+    id = claim.message.id
+    return f"run it again with `localq task retry {id}` or AsyncResult({id!r}).retry()"
+
+
+def retried(claim: Claim, text: str, delay: float) -> Outcome:
+    """The outcome of a task whose process died and that is to be tried again by its own retry options.
+
+    Its `on_retry` is not called: this process may not even have the task.
+    """
+    message = claim.message
+    exc = WorkerLostError(text)
+    logger.warning("Task %s[%s] retry: %s", message.name, message.id, Retry(exc=exc, when=delay))
+    data, content_type = encode(exception_data(exc), "json")
+    again = message._replace(retries=message.retries + 1, visible_at=clock.now() + delay)
+    return given_back(claim)._replace(
+        state=states.RETRY, again=again, charged=1, result=data, content_type=content_type, checksum=checksum(data),
+        group_id=message.group_id, leads=message.leads, reply_to=message.reply_to,
+    )  # fmt: skip
 
 
 def lost(claim: Claim, text: str) -> Outcome:

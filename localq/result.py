@@ -1,7 +1,7 @@
 """Handles on what tasks return: read-only views of the store, and ways to wait.
 
 A handle holds an id and an app, nothing else: nothing is subscribed, nothing leaks when it is dropped.
-Must not change how a task stands; only `forget` removes a result.
+Must not change how a task stands, but for `forget`, which removes a result, and `retry`, by hand.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-from localq import clock, states
+from localq import clock, dead, states
 from localq.backend import Backend
 from localq.context import current_app
-from localq.exceptions import TaskRevokedError, TimeoutError
+from localq.exceptions import RetryRefused, TaskRevokedError, TimeoutError
 from localq.message import Record
 from localq.recovery import sweep
 from localq.serialization import decode, exception_from
@@ -227,6 +227,27 @@ class AsyncResult(Generic[R]):
             node = node.parent
         self._record = None
 
+    def retry(self) -> Self:
+        """Run a task that failed, or was revoked, once more, by hand: `result.retry().get()`.
+
+        Its message goes back to its queue, with the same id and arguments. Its result is cleared and its state is
+        PENDING; its retries and the crashes charged to it start at 0. It runs as soon as a worker is free, whatever
+        its ETA was, and without its `expires`, which would end it at once. Those that waited for it (chain steps,
+        callbacks, the body of a chord) failed with it and stay failed: retry them when it has succeeded. Another
+        handle that has read the failure already keeps it.
+
+        Returns:
+            This handle, which waits for the new end.
+
+        Raises:
+            RetryRefused: the task is unknown or forgotten, has not ended or has not failed, or it failed with
+                another, which has not succeeded since. Says which, and what to do.
+            OperationalError: the store could not do it; nothing was changed.
+        """
+        dead.retry(self.backend.storage, self.id)
+        self._record = None
+        return self
+
     # -- Being a value -------------------------------------------------------------------------
 
     def as_tuple(self) -> tuple[Any, Any]:
@@ -295,6 +316,9 @@ class EagerResult(AsyncResult[R]):
 
     def forget(self) -> None:
         self._state, self._value = states.PENDING, None
+
+    def retry(self) -> Self:
+        raise RetryRefused(f"task {self.id} ran where it was called, and no store has it; call it once more")
 
 
 class GroupResult:

@@ -3,9 +3,11 @@
 What a user sees (`AsyncResult.state`), Celery's words:
 
     PENDING -> (STARTED) -> SUCCESS
-                |    ^ |--> FAILURE
-                v    |
-               RETRY-+        REVOKED: from any state that is not final
+       ^        |    ^ |--> FAILURE --+
+       |        v    |                |   by hand: `AsyncResult.retry`
+       |       RETRY-+      REVOKED --+
+       +------------------------------+
+    REVOKED comes after any state that is not final. The retry by hand is the one way out of a final state.
     Custom states (`update_state`) may stand wherever STARTED stands.
 
 Where its message is in the store (the column `place`):
@@ -14,9 +16,9 @@ Where its message is in the store (the column `place`):
     (nothing) ---+-----------> ready -----------------> held by an owner --+
                  |               ^                          |   settle     |
                  |  visible_at   |  promoted by any claim   |              v
-                 +-----------> waiting <--------------------+            ended
-                 |                          retry, back-off                ^
-                 +-----------> held until others end ----------------------+
+                 +-----------> waiting <--------------------+            ended ---> ready
+                 |                          retry, back-off                ^    by hand, after
+                 +-----------> held until others end ----------------------+    FAILURE or REVOKED
                                (chain steps, chord bodies)   its predecessor failed
 
 Every arrow is one transaction: a crash before it leaves the message where it was, a crash after it

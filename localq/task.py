@@ -18,6 +18,7 @@ from localq.context import Context, current_app, entered, request_of
 from localq.exceptions import MaxRetriesExceededError, OperationalError, Retry
 from localq.message import Message
 from localq.publisher import Defaults, Publisher
+from localq.recovery import mode_of
 from localq.result import AsyncResult, EagerResult
 
 P = ParamSpec("P")
@@ -57,6 +58,8 @@ class Task(Generic[P, R]):
         ignore_result: keep no result. None: the setting task_ignore_result.
         acks_late: the message may be run again if this worker dies. None: task_acks_late.
         reject_on_worker_lost: ... also if only the child process dies.
+        retry_on_worker_lost: if its process dies it is retried, by max_retries and default_retry_delay, whatever
+            the two options above say. None: task_retry_on_worker_lost.
         track_started: write the state STARTED. None: task_track_started.
         throws: exceptions that are no surprise; logged without a traceback.
         queue, priority, serializer, expires: defaults of every call.
@@ -72,6 +75,7 @@ class Task(Generic[P, R]):
     store_errors_even_if_ignored: bool | None = None
     acks_late: bool | None = None
     reject_on_worker_lost: bool | None = None
+    retry_on_worker_lost: bool | None = None
     track_started: bool | None = None
     throws: tuple[type[BaseException], ...] = ()
     queue: str | None = None
@@ -88,6 +92,8 @@ class Task(Generic[P, R]):
     is_plain: bool = False
     #: ... and `__call__` is not overridden, so `run` may be called directly.
     calls_run: bool = True
+    #: What becomes of a started attempt if its process dies.
+    lost_mode: int = 0
     defaults: Defaults = Defaults()
     _check: Callable[..., None] | None = None
 
@@ -105,7 +111,7 @@ class Task(Generic[P, R]):
         """Belong to an app: settle what its settings decide."""
         self.app = app
         conf, kind = app.conf, type(self)
-        for name in ("ignore_result", "acks_late", "reject_on_worker_lost", "track_started"):
+        for name in ("ignore_result", "acks_late", "reject_on_worker_lost", "retry_on_worker_lost", "track_started"):
             if getattr(self, name) is None:
                 setattr(self, name, conf.get(f"task_{name}"))
         if self.store_errors_even_if_ignored is None:
@@ -115,6 +121,7 @@ class Task(Generic[P, R]):
             getattr(kind, name) is getattr(Task, name) for name in ("before_start", "on_success", "after_return")
         )
         self.calls_run = kind.__call__ is Task.__call__
+        self.lost_mode = mode_of(self)
         if self.typing is not False:
             self._check = signature_check(self.run)
 

@@ -23,7 +23,7 @@ FLOORS = (
     "exceptions states clock registry signals",
     "serialization message config routing context canvas log",
     "storage",
-    "recovery result executor publisher backend eager",
+    "recovery dead result executor publisher backend eager",
     "task app",
     "worker",
 )

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import pytest
 
 from localq.message import Claim, Message
-from localq.recovery import EARLY, LATE, LATE_REJECT, MAX_REDELIVERIES, verdicts
+from localq.recovery import EARLY, LATE, LATE_REJECT, MAX_REDELIVERIES, RETRY, Mode, verdicts
 from localq.storage.base import Estate
 from localq.worker import supervisor
 
@@ -220,9 +220,10 @@ def test_the_acknowledgement_table_is_that_of_the_library():
     table = README.partition("The one that it was running ends by its options")[2].partition("\n\nA task")[0]
     lines = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line] for line in lines]
-    assert len(rows) == 5
+    assert len(rows) == 6
+    retry = Mode(RETRY, max_retries=3).packed()
     claim = Claim(1, 1, 0, Message("id", "name", b"", "celery"))
-    for mode, (_, child, worker) in zip((EARLY, LATE, LATE_REJECT), rows[2:], strict=True):
+    for mode, (_, child, worker) in zip((EARLY, LATE, LATE_REJECT, retry), rows[2:], strict=True):
         for parent_lives, said in ((True, child), (False, child if worker == "the same" else worker)):
             (verdict,) = verdicts(Estate([claim], (1, 1), mode, []), parent_lives, "killed", MAX_REDELIVERIES)
             assert ("runs again" if not verdict.ended else verdict.state) == said.partition(",")[0]

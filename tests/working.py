@@ -7,7 +7,6 @@ from typing import Any
 from localq import clock
 from localq.executor import Executor
 from localq.message import Claim, Want
-from localq.recovery import mode_of
 from localq.worker.child import feed
 
 
@@ -28,7 +27,7 @@ def work_off(app: Any, queues: tuple[str, ...] = ("celery",)) -> list[str]:
         outcomes = []
         for claim in claims:
             task = app.tasks[claim.message.name]
-            owner.begin(claim, mode_of(task))
+            owner.begin(claim, task.lost_mode)
             outcomes.append(executor.execute(task, claim, feed(storage, claim, app.conf)))
             ran.append(claim.message.id)
     owner.close()

@@ -3,6 +3,7 @@
     main.py     the command group, global options, errors
     worker.py   localq worker
     report.py   localq report
+    task.py     localq task show, localq task retry
     finder.py   which app is meant
     errors.py   how mistakes are said
 

@@ -47,6 +47,26 @@ def find_app(spec: str | None) -> LocalQ:
     return found
 
 
+def app_or_store(spec: str | None, store: str | None) -> LocalQ:
+    """Return the app that `spec` names, with the store if one is named; without a spec, that is enough.
+
+    For commands that only look into a store: those need no code of the user's.
+
+    Raises:
+        Mistake: neither is named, nor found.
+        ImproperlyConfigured: the store is one of another system.
+    """
+    try:
+        app = find_app(spec) if spec or not store else LocalQ("localq", set_as_current=False)
+    except Mistake as exc:
+        if exc.code != "LQ001" or not os.environ.get("LOCALQ_STORE"):
+            raise
+        app = LocalQ("localq", set_as_current=False)
+    if store:
+        app.backend.use(store)
+    return app
+
+
 def _configured() -> str | None:
     file = Path("pyproject.toml")
     if not file.is_file():

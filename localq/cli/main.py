@@ -17,7 +17,7 @@ from localq.exceptions import ImproperlyConfigured, LocalqError, StoreError
 from localq.registry import nearest
 
 #: Command -> module that has it; imported when it is asked for, so that `--help` stays quick.
-COMMANDS = {"worker": "localq.cli.worker", "report": "localq.cli.report"}
+COMMANDS = {"worker": "localq.cli.worker", "report": "localq.cli.report", "task": "localq.cli.task"}
 
 #: Options that may stand before or after the command.
 GLOBAL: tuple[Any, ...] = (
@@ -38,8 +38,19 @@ GLOBAL: tuple[Any, ...] = (
 )
 
 
-class Group(click.Group):
-    """Commands by name, loaded late; an unknown one names the nearest."""
+class Commands(click.Group):
+    """A group of commands; an unknown one names the nearest."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        known = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in known:
+            raise Mistake("LQ100", f"no command is named {args[0]!r}{nearest(args[0], known)}",
+                          hint=f"{ctx.command_path} --help lists them")  # fmt: skip
+        return super().resolve_command(ctx, args)
+
+
+class Group(Commands):
+    """Commands by name, loaded late."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -48,15 +59,16 @@ class Group(click.Group):
         if name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(COMMANDS[name]).command
-        known = {opt for param in command.params for opt in param.opts}
-        command.params += [option for option in GLOBAL if not known & set(option.opts)]
-        return command
+        return _with_globals(command)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            raise Mistake("LQ100", f"no command is named {args[0]!r}{nearest(args[0], COMMANDS)}",
-                          hint="localq --help lists them")  # fmt: skip
-        return super().resolve_command(ctx, args)
+
+def _with_globals(command: click.Command) -> click.Command:
+    """Let a command, and each of a group's, take the global options too."""
+    known = {opt for param in command.params for opt in param.opts}
+    command.params += [option for option in GLOBAL if not known & set(option.opts)]
+    for each in getattr(command, "commands", {}).values():
+        _with_globals(each)
+    return command
 
 
 @click.group(
@@ -72,12 +84,15 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     ctx.obj = options
 
 
-def merged(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
-    """Join the options given before the command with those after it; the later ones win."""
+def joined(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Join the options given before a command with those after it; the later ones win."""
     before = ctx.obj or {}
-    found = {**options}
-    for name in before:
-        found[name] = options.get(name) or before[name]
+    return {**options, **{name: options.get(name) or before[name] for name in before}}
+
+
+def merged(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Join the options as `joined` does, and go where they say; what a command that acts begins with."""
+    found = joined(ctx, options)
     if found.get("workdir"):
         os.chdir(found["workdir"])
     return found

@@ -2,8 +2,9 @@
 
                 put             settle(want)            settle(outcomes, want)
     client ---------> ready ------------------> claim --------------------------> ended
-      ^                 ^                         |                                 |
-      |                 +----- again, give back --+                                 |
+      ^                 ^ ^                       |                                | |
+      |                 | +--- again, give back --+                                | |
+      |                 +--------------- update(again): a retry by hand -----------+ |
       +------------------------------ records <--------------------------------------+
 
 A storage has sixteen verbs. Each is atomic: a crash inside it leaves the state before it or the
@@ -11,9 +12,10 @@ state after it. `localq.testing.contract` is this page as tests; a storage that 
 
     put       messages exist from now on, all of them or none
     settle    outcomes become true, and the owner gets its next claims, in the same transaction
-    update    a state that is not an end (STARTED, PROGRESS), from the attempt that holds the claim
+    update    a state that is not an end: STARTED, PROGRESS, from the attempt that holds the claim; or
+              PENDING, for a message that failed and runs again by hand
     forget    results are gone; a message that still has to run stays
-    records   how tasks, or the members of a group, stand
+    records   how tasks, the members of a group, the failed, or those who wait stand
     estate    what an owner holds: what a dead one leaves behind, what waits behind a living one's long task
     due       when the next waiting messages become visible
     counts    how many messages are where
@@ -41,6 +43,8 @@ from localq.message import Claim, Message, Outcome, Record, Turn, Want
 DUE_BELL = "@due"
 #: The "queue" whose bell rings when a child of a worker has written and nobody has synced since.
 SYNC_BELL = "@sync"
+#: How many records of those that nobody counted (the failed, those who wait) are read at once.
+STEP = 200
 
 
 class Count(NamedTuple):
@@ -102,7 +106,7 @@ class Estate(NamedTuple):
     Attributes:
         claims: what it holds, in (priority, arrival) order.
         started: (seq, token) of the task it was running; None if it was between tasks.
-        mode: the acknowledgement mode of that task, as its owner noted it.
+        mode: the acknowledgement mode of that task, as its owner noted it (`recovery.mode_of`).
         ended: outcomes that it had noted and not settled.
         batch: which of its batches it was at.
     """
@@ -126,6 +130,7 @@ class Owner(Protocol):
         """Note that a task is about to run, so that its death can be told from a mere reservation.
 
         Args:
+            mode: what becomes of the task if this process dies; 64 bits that only `recovery` reads.
             left: how many of the batch are to come after it.
 
         Returns:
@@ -217,15 +222,34 @@ class Storage(Protocol):
         """Write a state that is no end; returns False if the claim is stale or the task has ended.
 
         With `seq` 0 the message is found by `outcome.id`, whoever holds it, if it has not ended.
+
+        With `outcome.again` as well, a message that ended in FAILURE or REVOKED runs again: it is that
+        message from now on, in the place that a new one would get, with the outcome's state and result and
+        with no crash charged. It keeps its order of arrival and its token, so whatever an earlier claim
+        still says of it is stale. One idle owner is woken. Returns False, and nothing changes, if it has
+        not ended so. Those who failed with it stay as they are.
         """
 
     def forget(self, ids: Sequence[str]) -> None:
         """Drop the results of tasks that have ended: their ids become unknown. Others stay."""
 
-    def records(self, ids: Sequence[str] = (), group_id: str | None = None) -> dict[str, Record]:
+    def records(
+        self,
+        ids: Sequence[str] = (),
+        group_id: str | None = None,
+        failed_after: int | None = None,
+        hold: str | None = None,
+        whole: bool = False,
+    ) -> dict[str, Record]:
         """Return how these tasks stand, by id; unknown ids are absent.
 
-        With `group_id`: how the members of that group stand, in the order of their positions.
+        Args:
+            ids: these tasks; only one of the first four arguments is given.
+            group_id: the members of that group, in the order of their positions.
+            failed_after: those that ended in FAILURE, in order of arrival from behind this `seq`, the first
+                STEP of them. Found by an index that has nothing but them.
+            hold: those that this holds (`after:<id>`: they wait for that end), the first STEP of them.
+            whole: with `seq`, `redeliveries` and `message`; without, reading costs less.
         """
 
     def estate(self, owner: str, recalled: int | None = None) -> Estate:

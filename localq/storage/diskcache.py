@@ -243,11 +243,11 @@ class _Cache(diskcache.Cache):  # type: ignore[misc]  # untyped
     def close(self) -> None:
         """Nothing: `__init__` calls it to change the time-out, and a subclass has no other way to stay open."""
 
-    def span(self, prefix: str, limit: int | None = None) -> list[tuple[str, str | int]]:
-        """Return keys and values under keys that begin with `prefix`, in the order of the keys."""
+    def span(self, prefix: str, limit: int | None = None, start: str = "") -> list[tuple[str, str | int]]:
+        """Return keys and values under keys that begin with `prefix`, from the key `start` on, in their order."""
         rows = self._sql(
             "SELECT key, mode, value FROM Cache WHERE ? <= key AND key < ? AND raw = 1 ORDER BY key LIMIT ?",
-            (prefix, prefix + "\U0010ffff", -1 if limit is None else limit),
+            (start or prefix, prefix + "\U0010ffff", -1 if limit is None else limit),
         ).fetchall()
         return [(key, self._disk.fetch(mode, None, value, False)) for key, mode, value in rows]
 
@@ -287,8 +287,9 @@ class _CacheTable:
     def remove(self, index: str, order: Order, id: str) -> None:
         self._cache.delete(_index_key(index, order))
 
-    def first(self, index: str, limit: int | None) -> list[tuple[Order, str]]:
-        entries = (json.loads(str(value)) for _, value in self._cache.span(_index_prefix(index), limit))
+    def first(self, index: str, limit: int | None, start: Order | None = None) -> list[tuple[Order, str]]:
+        found = self._cache.span(_index_prefix(index), limit, _index_key(index, start) if start else "")
+        entries = (json.loads(str(value)) for _, value in found)
         return [((order, seq), id) for order, seq, id in entries]
 
     def _decoded(self, kind: str, value: str | int | None) -> Any:

@@ -232,9 +232,9 @@ class _MemoryTable:
         self._steps_back.append(partial(self._put_in, index, order, id))
         self._take_out(index, order, id)
 
-    def first(self, index: str, limit: int | None) -> list[tuple[Order, str]]:
+    def first(self, index: str, limit: int | None, start: Order | None = None) -> list[tuple[Order, str]]:
         found = self._indexes.get(index)
-        return found.first(limit) if found else []
+        return found.first(limit, start) if found else []
 
     def _put_in(self, index: str, order: Order, id: str) -> None:
         self._indexes.setdefault(index, _Sorted()).add((order, id))
@@ -279,8 +279,9 @@ class _Sorted:
             del self._entries[: self._head]
             self._head = 0
 
-    def first(self, limit: int | None) -> list[tuple[Order, str]]:
-        return self._entries[self._head : None if limit is None else self._head + limit]
+    def first(self, limit: int | None, start: Order | None = None) -> list[tuple[Order, str]]:
+        at = self._head if start is None else bisect_left(self._entries, (start, ""), lo=self._head)
+        return self._entries[at : None if limit is None else at + limit]
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:

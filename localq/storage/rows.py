@@ -4,11 +4,11 @@
     Transaction   what happens inside one: rows move, places are counted, rings are noted
     Table         what a keeper has to bring: get, set, items, add, remove, first
 
-Every place but `ended` is an index, and a row stands in the one of its place:
+Every place is an index but `ended`, of which only the failed have one; a row stands in the one of its place:
 
     ready:<queue>    (priority, seq)       after:<id>     (priority, seq)
     waiting          (visible_at, seq)     owner:<name>   (priority, seq)
-    group:<id>       (position, seq), beside any of the others
+    failed           (0, seq)              group:<id>     (position, seq), beside any of the others
 
 Must not know how rows are kept, what makes a transaction atomic, or how a sleeper is woken.
 """
@@ -26,8 +26,8 @@ from localq import clock
 from localq.exceptions import DuplicateTaskId
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record, Turn, Want
 from localq.serialization import checksum
-from localq.states import ENDED, FAILURE, GOOD_STATES, HELD, PENDING, READY, WAITING
-from localq.storage.base import Bell, Count, Entry, Estate, Owner, OwnerInfo
+from localq.states import ENDED, FAILURE, GOOD_STATES, HELD, PENDING, PROPAGATE_STATES, READY, WAITING
+from localq.storage.base import STEP, Bell, Count, Entry, Estate, Owner, OwnerInfo
 
 T = TypeVar("T")
 #: What an index is sorted by; the second number (seq) makes it unique.
@@ -73,8 +73,8 @@ class Table(Protocol):
 
     def remove(self, index: str, order: Order, id: str) -> None: ...
 
-    def first(self, index: str, limit: int | None) -> list[tuple[Order, str]]:
-        """Return the first entries of an index, in order; all of them if `limit` is None."""
+    def first(self, index: str, limit: int | None, start: Order | None = None) -> list[tuple[Order, str]]:
+        """Return the first entries of an index, or the first from `start` on, in order; all if `limit` is None."""
 
 
 class Transaction:
@@ -113,6 +113,8 @@ class Transaction:
         return Turn(self._claim(want) if want else [], stale)
 
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
+        if outcome.again is not None:
+            return self._run_again(outcome.id, outcome, outcome.again)
         row = self._claimed(outcome.id, seq, token) if seq else self._row(outcome.id)
         if row is None or row.place == ENDED:
             return False
@@ -129,10 +131,18 @@ class Transaction:
 
     # -- what can be read --------------------------------------------------------------------
 
-    def records(self, ids: Iterable[str], group_id: str | None) -> dict[str, Record]:
-        members = [] if group_id is None else [row.message.id for row in self._rows(f"group:{group_id}")]
-        rows = map(self._row, dict.fromkeys([*ids, *members]))
-        return {row.message.id: _record(row) for row in rows if row is not None}
+    def records(
+        self, ids: Iterable[str], group_id: str | None, failed_after: int | None, hold: str | None, whole: bool
+    ) -> dict[str, Record]:
+        if group_id is not None:
+            rows = self._rows(f"group:{group_id}")
+        elif failed_after is not None:
+            rows = self._rows("failed", STEP, (0.0, failed_after + 1))
+        elif hold is not None:
+            rows = self._rows(hold, STEP)
+        else:
+            rows = [row for id in dict.fromkeys(ids) if (row := self._row(id)) is not None]
+        return {row.message.id: _record(row, whole) for row in rows}
 
     def claims(self, owner: str) -> list[Claim]:
         return [_as_claim(row) for row in self._rows(f"owner:{owner}")]
@@ -171,8 +181,8 @@ class Transaction:
         found: Row | None = self._table.get("row", id)
         return found
 
-    def _rows(self, index: str) -> list[Row]:
-        return [row for _, id in self._table.first(index, None) if (row := self._row(id)) is not None]
+    def _rows(self, index: str, limit: int | None = None, start: Order | None = None) -> list[Row]:
+        return [row for _, id in self._table.first(index, limit, start) if (row := self._row(id)) is not None]
 
     def _claimed(self, id: str, seq: int, token: int) -> Row | None:
         """Return the row if this very claim still holds it."""
@@ -184,10 +194,7 @@ class Transaction:
     def _begin(self, message: Message) -> None:
         seq = (self._table.get("number", "seq") or 0) + 1
         self._table.set("number", "seq", seq)
-        if message.waits_for > 0:
-            self._move(None, Row(message, seq, place=HELD, hold=f"after:{message.after}"))
-        else:
-            self._move(None, _opened(Row(message, seq)))
+        self._move(None, _begun(Row(message, seq)))
 
     def _apply(self, outcome: Outcome) -> bool:
         row = self._claimed(outcome.id, outcome.seq, outcome.token)
@@ -202,6 +209,14 @@ class Transaction:
         self.put(message for message in outcome.sends if self._row(message.id) is None)
         if outcome.ended:
             self._follow(row.message, outcome)
+        return True
+
+    def _run_again(self, id: str, outcome: Outcome, message: Message) -> bool:
+        row = self._row(id)
+        if row is None or row.place != ENDED or row.state not in PROPAGATE_STATES:
+            return False
+        self._move(row, _begun(_written(Row(message, row.seq, row.token), outcome)))
+        self.replies.add(message.reply_to)
         return True
 
     def _claim(self, want: Want) -> list[Claim]:
@@ -304,8 +319,15 @@ class RowStorage(ABC):
     def forget(self, ids: Sequence[str]) -> None:
         self._run(lambda transaction: transaction.forget(ids))
 
-    def records(self, ids: Sequence[str] = (), group_id: str | None = None) -> dict[str, Record]:
-        return self._run(lambda transaction: transaction.records(ids, group_id))
+    def records(
+        self,
+        ids: Sequence[str] = (),
+        group_id: str | None = None,
+        failed_after: int | None = None,
+        hold: str | None = None,
+        whole: bool = False,
+    ) -> dict[str, Record]:
+        return self._run(lambda transaction: transaction.records(ids, group_id, failed_after, hold, whole))
 
     def estate(self, owner: str, recalled: int | None = None) -> Estate:
         if recalled is not None:
@@ -357,6 +379,8 @@ def _indexes(row: Row | None) -> set[tuple[str, Order]]:
         found.add(("waiting", (message.visible_at or 0.0, row.seq)))
     elif row.place == HELD:
         found.add((str(row.hold), (message.priority, row.seq)))
+    elif row.state == FAILURE:
+        found.add(("failed", (0.0, row.seq)))
     if message.group_id is not None:
         found.add((f"group:{message.group_id}", (message.position or 0, row.seq)))
     return found
@@ -372,6 +396,12 @@ class _Hold(NamedTuple):
 def _leads(message: Message) -> list[_Hold]:
     found = [_Hold(f"after:{message.id}", False)] if message.leads & LEADS_BY_ID else []
     return [*found, _Hold(f"after:{message.group_id}", True)] if message.leads & LEADS_BY_GROUP else found
+
+
+def _begun(row: Row) -> Row:
+    """The row of a message that begins its life: held by what it waits for, or opened."""
+    message = row.message
+    return row._replace(place=HELD, hold=f"after:{message.after}") if message.waits_for > 0 else _opened(row)
 
 
 def _opened(row: Row) -> Row:
@@ -416,9 +446,9 @@ def _as_claim(row: Row) -> Claim:
     return Claim(row.seq, row.token, row.redeliveries, row.message)
 
 
-def _record(row: Row) -> Record:
+def _record(row: Row, whole: bool) -> Record:
     message = row.message
-    return Record(
+    record = Record(
         id=message.id,
         name=message.name,
         state=row.state,
@@ -437,6 +467,7 @@ def _record(row: Row) -> Record:
         ignore_result=message.ignore_result,
         hold=row.hold,
     )
+    return record._replace(seq=row.seq, redeliveries=row.redeliveries, message=message) if whole else record
 
 
 def _is_valid(entry: Entry) -> bool:

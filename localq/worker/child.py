@@ -21,7 +21,7 @@ from localq.context import headers_of
 from localq.exceptions import LocalqError, OperationalError, StoreBusy, StoreFull
 from localq.executor import Executor
 from localq.message import Claim, Message, Outcome, Turn, Want
-from localq.recovery import given_back, mode_of, settle_each, unwritable
+from localq.recovery import given_back, settle_each, unwritable
 from localq.result import value_of
 from localq.storage.base import Bell, Owner, Storage
 
@@ -197,7 +197,7 @@ class Consumer:
                 fed = feed(storage, claim, self.app.conf)
             except LocalqError as exc:
                 return self._executor.failed(task, claim, exc)
-        if not owner.begin(claim, mode_of(task), left):
+        if not owner.begin(claim, task.lost_mode, left):
             return None
         if task.track_started and not message.ignore_result:
             self._tell_started(storage, claim)

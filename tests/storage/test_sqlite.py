@@ -27,7 +27,7 @@ from localq.exceptions import (
 )
 from localq.message import Message, Outcome, Want
 from localq.storage.sqlite import SqliteStorage
-from localq.storage.sqlite.queries import HERE, query
+from localq.storage.sqlite.queries import HERE, query, whole
 from localq.storage.sqlite.queries import claim as claim_query
 from localq.storage.sqlite.session import VERSION, migrations
 
@@ -132,12 +132,21 @@ def test_a_claim_reads_only_the_index_of_what_is_ready(planner, queues):
 @pytest.mark.parametrize(("name", "index"), [
     ("promote", "messages_waiting"), ("due", "messages_waiting"), ("claims_of", "messages_held"),
     ("progress", "messages_held"), ("fail_followers", "messages_held"), ("record", "messages_id"),
-    ("records", "messages_id"), ("members", "messages_members"), ("twin", "messages_id"),
+    ("records", "messages_id"), ("members", "messages_members"), ("twin", "messages_id"), ("held", "messages_held"),
+    ("failed", "messages_failed"), ("run_again", "messages_id"), ("charge", "INTEGER PRIMARY KEY"),
 ])  # fmt: skip
 def test_every_lookup_uses_the_index_made_for_it(planner, name, index):
-    plan = planner(query(name))
-    assert any(index in step for step in plan), plan
-    assert not any(step.startswith("SCAN messages") and index not in step for step in plan), plan
+    for sql in {query(name), whole(name)}:
+        plan = planner(sql)
+        assert any(index in step for step in plan), plan
+        assert not any(step.startswith("SCAN messages") and index not in step for step in plan), plan
+        # In the order of the index, so that a step of a long list never sorts the whole of it.
+        assert name != "failed" or not any("TEMP B-TREE" in step for step in plan), plan
+
+
+def test_a_plain_record_reads_no_arguments():
+    assert not {"body", "headers", "redeliveries"} & set(re.findall(r"\w+", query("record")))
+    assert "body" in whole("record")
 
 
 def test_the_ready_backlog_is_claimed_in_order_of_priority_then_arrival(storage):
@@ -549,6 +558,31 @@ def test_a_writer_that_is_killed_leaves_whole_messages_and_an_open_gate(storage,
             bulk = id.rpartition("-")[0]
             bulks[bulk] = bulks.get(bulk, 0) + 1
     assert set(bulks.values()) == {20}
+
+
+def killed_while_it_fails_and_runs_again(storage, directory, id):
+    """Kill a process at some moment of a task that fails and runs again without end; return how the task stands."""
+
+    def fail_for_ever():
+        store = SqliteStorage(directory)
+        while True:
+            (claim,) = store.settle((), Want("me", (id,), 1, 0.0)).claims
+            store.settle([Outcome(claim.seq, claim.token, id, "FAILURE", result=b"1", traceback="at t", ended_at=1.0)])
+            assert store.update(0, 0, Outcome(0, 0, id, "PENDING", ended=False, again=claim.message))
+
+    storage.put([message(id, queue=id)])
+    pid = forked(fail_for_ever)
+    wait_until(lambda: storage.records([id])[id].place == "ended")
+    killed(pid)
+    return storage.records([id])[id]
+
+
+def test_a_retry_by_hand_that_is_killed_has_happened_or_has_not(storage, directory):
+    found = [killed_while_it_fails_and_runs_again(storage, directory, f"task-{turn}") for turn in range(20)]
+    assert {(each.place, each.state, each.result, each.traceback, each.ended_at) for each in found} <= {
+        ("ended", "FAILURE", b"1", "at t", 1.0), ("ready", "PENDING", None, None, None),
+        ("held", "PENDING", None, None, None),
+    }  # fmt: skip
 
 
 def test_a_refused_bulk_put_writes_none_of_it(storage):

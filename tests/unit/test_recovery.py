@@ -12,11 +12,18 @@ from hypothesis import strategies as st
 from waiting import wait_until
 
 from localq import LocalQ
+from localq.exceptions import ImproperlyConfigured
 from localq.message import LEADS_BY_GROUP, Claim, Message, Outcome, Want
-from localq.recovery import EARLY, LATE, LATE_REJECT, exit_reason, given_back, mode_of, sweep, verdicts
+from localq.recovery import EARLY, LATE, LATE_REJECT, RETRY, Mode, exit_reason, given_back, mode_of, sweep, verdicts
 from localq.serialization import decode, exception_from
 from localq.storage.base import Estate
 from localq.storage.owners import identity
+from localq.testing.clock import FakeClock
+
+#: A task that may be retried twice, a minute after its process died.
+TWICE = Mode(RETRY, 2, 60.0).packed()
+FOR_EVER = Mode(RETRY, None, 0.0).packed()
+modes = st.sampled_from([EARLY, LATE, LATE_REJECT, TWICE, FOR_EVER])
 
 
 def claim(seq=1, token=1, redeliveries=0, **fields):
@@ -46,12 +53,36 @@ def test_a_started_task_ends_by_its_acknowledgement_mode(mode, parent_lives, run
     if runs_again:
         assert (outcome.ended, outcome.again, outcome.charged) == (False, None, 1)
     else:
-        assert (outcome.ended, outcome.state) == (True, "FAILURE")
+        assert (outcome.ended, outcome.state, outcome.charged) == (True, "FAILURE", 1)
         assert type(error(outcome)).__name__ == "WorkerLostError"
-        assert "signal 9 (SIGKILL)" in str(error(outcome))
+        assert str(error(outcome)).startswith("Worker exited prematurely: signal 9 (SIGKILL)")
 
 
-@pytest.mark.parametrize("mode", [EARLY, LATE, LATE_REJECT])
+@pytest.mark.parametrize("parent_lives", [True, False])
+def test_a_started_task_is_retried_if_it_asks_for_that(parent_lives):
+    with FakeClock() as clock:
+        outcome = verdict(TWICE, parent_lives, retries=1, visible_at=5.0, reply_to="me")
+    assert (outcome.ended, outcome.state, outcome.charged, outcome.reply_to) == (False, "RETRY", 1, "me")
+    assert outcome.again == claim(retries=2, visible_at=clock.now() + 60, reply_to="me").message
+    assert type(error(outcome)).__name__ == "WorkerLostError"
+    assert str(error(outcome)) == "Worker exited prematurely: signal 9 (SIGKILL)"
+
+
+@pytest.mark.parametrize("parent_lives", [True, False])
+def test_a_task_that_has_used_up_its_retries_is_lost(parent_lives):
+    outcome = verdict(TWICE, parent_lives, retries=2)
+    assert (outcome.ended, outcome.state, outcome.again) == (True, "FAILURE", None)
+    assert "Given up after 2 retries (max_retries=2)" in str(error(outcome))
+
+
+def test_retries_without_a_limit_are_ended_by_the_crashes():
+    assert verdict(FOR_EVER, True, redeliveries=2, retries=50).state == "RETRY"
+    outcome = verdict(FOR_EVER, True, redeliveries=3, retries=51)
+    assert outcome.state == "FAILURE"
+    assert "4 attempts that ended so (task_max_redeliveries=3)" in str(error(outcome))
+
+
+@pytest.mark.parametrize("mode", [EARLY, LATE, LATE_REJECT, TWICE])
 @pytest.mark.parametrize("parent_lives", [True, False])
 def test_a_reserved_task_goes_back_uncharged_in_every_mode(mode, parent_lives):
     estate = Estate([claim(1), claim(2)], (1, 1), mode, [])
@@ -76,7 +107,7 @@ def test_between_two_tasks_nothing_counts_as_started():
     assert [(o.ended, o.charged) for o in outcomes] == [(False, 0)] * 2
 
 
-@given(st.sampled_from([EARLY, LATE, LATE_REJECT]), st.booleans(), st.integers(0, 6), st.integers(0, 6))
+@given(modes, st.booleans(), st.integers(0, 6), st.integers(0, 6))
 def test_no_task_is_charged_beyond_the_limit(mode, parent_lives, redeliveries, limit):
     outcome = verdict(mode, parent_lives, redeliveries, limit)
     if redeliveries >= limit:
@@ -92,8 +123,19 @@ def test_giving_up_says_after_how_many_attempts_and_which_setting_decides():
     assert "task_max_redeliveries=3" in text
 
 
-def test_a_lost_early_task_says_how_to_ask_for_another_run():
-    assert "acks_late=True" in str(error(verdict(EARLY, True)))
+@pytest.mark.parametrize("mode", [EARLY, LATE])
+def test_a_lost_task_says_why_how_it_runs_again_and_how_others_do_so_by_themselves(mode):
+    assert str(error(verdict(mode, True))) == (
+        "Worker exited prematurely: signal 9 (SIGKILL); run it again with `localq task retry id-1` or "
+        "AsyncResult('id-1').retry(). A task that may run twice does so by itself with acks_late=True, "
+        "reject_on_worker_lost=True"
+    )
+
+
+def test_a_task_that_was_given_up_says_how_it_runs_again():
+    assert str(error(verdict(LATE_REJECT, True, redeliveries=3))).endswith(
+        "; run it again with `localq task retry id-1` or AsyncResult('id-1').retry()"
+    )
 
 
 def test_those_who_wait_for_a_lost_member_get_a_chord_error():
@@ -101,9 +143,7 @@ def test_those_who_wait_for_a_lost_member_get_a_chord_error():
     assert type(exception_from(decode(outcome.group_failure, "application/json", ("json",)))).__name__ == "ChordError"
 
 
-@given(
-    st.lists(st.sampled_from(["ended", "started", "reserved"]), max_size=8), st.sampled_from([EARLY, LATE, LATE_REJECT])
-)
+@given(st.lists(st.sampled_from(["ended", "started", "reserved"]), max_size=8), modes)
 def test_every_claim_of_an_estate_gets_exactly_one_verdict(parts, mode):
     claims = [claim(seq) for seq in range(1, len(parts) + 1)]
     ended = [
@@ -117,10 +157,51 @@ def test_every_claim_of_an_estate_gets_exactly_one_verdict(parts, mode):
 @pytest.mark.parametrize(("options", "mode"), [
     ({}, EARLY), ({"acks_late": True}, LATE), ({"acks_late": True, "reject_on_worker_lost": True}, LATE_REJECT),
     ({"reject_on_worker_lost": True}, EARLY),
+    ({"retry_on_worker_lost": True}, Mode(RETRY, 3, 180.0).packed()),
+    ({"retry_on_worker_lost": True, "max_retries": None, "default_retry_delay": 1.5}, Mode(RETRY, None, 1.5).packed()),
+    # Celery 5.7's own order: the retry first, and a task without any left fails.
+    ({"retry_on_worker_lost": True, "acks_late": True, "reject_on_worker_lost": True}, Mode(RETRY, 3, 180.0).packed()),
 ])  # fmt: skip
 def test_the_mode_comes_from_the_tasks_options(options, mode):
     app = LocalQ("proj", store="memory:", set_as_current=False)
-    assert mode_of(app.task(**options)(lambda: None)) == mode
+    task = app.task(**options)(lambda: None)
+    assert mode_of(task) == task.lost_mode == mode
+
+
+def test_the_mode_comes_from_the_settings_if_the_task_says_nothing():
+    app = LocalQ("proj", store="memory:", set_as_current=False, task_retry_on_worker_lost=True)
+    assert app.task(lambda: None).lost_mode == Mode(RETRY, 3, 180.0).packed()
+    assert app.task(name="not", retry_on_worker_lost=False)(lambda: None).lost_mode == EARLY
+
+
+@pytest.mark.parametrize("options", [
+    {"default_retry_delay": "soon"}, {"default_retry_delay": None}, {"default_retry_delay": float("nan")},
+    {"max_retries": "3"}, {"max_retries": 2.5},
+])  # fmt: skip
+def test_retry_options_that_are_no_numbers_are_an_error_where_the_task_is_made(options):
+    app = LocalQ("proj", store="memory:", set_as_current=False)
+    with pytest.raises(ImproperlyConfigured, match=r"'proj.slow'.*retry_on_worker_lost.*default_retry_delay"):
+        app.task(name="proj.slow", retry_on_worker_lost=True, **options)(lambda: None)
+
+
+@given(st.integers(0, 3), st.none() | st.integers(0, 10**6), st.integers(0, 10**9))
+def test_a_mode_is_read_as_it_was_written(kind, max_retries, milliseconds):
+    mode = Mode(kind, max_retries, milliseconds / 1000)
+    assert Mode.unpacked(mode.packed()) == mode
+
+
+@given(st.integers(0, 3), st.none() | st.integers(), st.floats(allow_nan=False, allow_infinity=False))
+def test_any_mode_fits_into_64_bits(kind, max_retries, delay):
+    number = Mode(kind, max_retries, delay).packed()
+    assert 0 <= number < 2**64
+    found = Mode.unpacked(number)
+    assert (found.kind, found.max_retries is None) == (kind, max_retries is None)
+    assert found.delay <= max(delay, 0) + 0.001
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_any_number_is_a_mode(number):
+    assert Mode.unpacked(number).packed() == number
 
 
 @pytest.mark.parametrize(("status", "text"), [
@@ -184,6 +265,17 @@ def test_ended_started_and_reserved_are_told_apart(storage):
     in_a_process(lambda: take(storage, ended=(0,), begin=1))
     sweep(storage)
     assert places(storage) == [("ended", "SUCCESS"), ("ended", "FAILURE"), ("ready", "PENDING")]
+
+
+def test_whoever_sweeps_retries_a_task_that_it_knows_nothing_of(storage):
+    with FakeClock() as clock:
+        in_a_process(lambda: take(storage, begin=0, mode=TWICE))
+        sweep(storage)
+        assert places(storage) == [("waiting", "RETRY"), ("ready", "PENDING"), ("ready", "PENDING")]
+        assert storage.due(2) == [clock.now() + 60]
+        clock.advance(60)
+        (again, *_) = storage.settle((), Want("me", ("celery",), 3, clock.now())).claims
+    assert (again.message.id, again.message.retries, again.redeliveries) == ("id-0", 1, 1)
 
 
 def test_sweeping_again_does_nothing(storage):

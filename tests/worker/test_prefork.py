@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from commands import is_gone, python, worker
+from commands import is_gone, localq, python, worker
 from waiting import wait_until
 
 from localq import LocalQ
@@ -24,6 +25,7 @@ from localq import LocalQ
 app = LocalQ("proj")
 LATE = {"acks_late": True}
 REJECT = {"acks_late": True, "reject_on_worker_lost": True}
+RETRY = {"retry_on_worker_lost": True, "default_retry_delay": 0.05, "max_retries": 2}
 
 def note(word):
     with open("ran", "ab", buffering=0) as file:
@@ -45,6 +47,14 @@ def hold_late(self, name):
 
 @app.task(bind=True, **REJECT)
 def hold_reject(self, name):
+    return hold(name, self.request.redelivered)
+
+@app.task(bind=True, **RETRY)
+def hold_retry(self, name):
+    return hold(name, self.request.redelivered) + f" retries {self.request.retries}"
+
+@app.task(bind=True, retry_on_worker_lost=True, default_retry_delay=3600, acks_late=True)
+def hold_hour(self, name):
     return hold(name, self.request.redelivered)
 
 @app.task
@@ -73,6 +83,16 @@ def deadly(how):
 
 @app.task(**REJECT)
 def deadly_again(how):
+    note("deadly")
+    ends(how)
+
+@app.task(**RETRY)
+def deadly_retry(how):
+    note("deadly")
+    ends(how)
+
+@app.task(**{**RETRY, "max_retries": None, **REJECT})
+def deadly_for_ever(how):
     note("deadly")
     ends(how)
 
@@ -170,6 +190,61 @@ def test_with_reject_on_worker_lost_it_runs_again_and_knows_it(here, client):
         (here / "a.go").touch()
         assert result.get(timeout=30) == "held 1"
     assert [redelivered for redelivered, _ in runs_of(here, "a")] == [0, 1]
+
+
+def test_with_retry_on_worker_lost_it_is_retried_and_knows_it(here, client):
+    with worker(*WORKER, "-c", "1", cwd=here) as running:
+        result, pid = held(here, client, "retry")
+        kill(pid)
+        wait_until(lambda: len(runs_of(here, "a")) == 2)
+        (here / "a.go").touch()
+        assert result.get(timeout=30) == "held 1 retries 1"
+        running.saw(f"Task tasks.hold_retry[{result.id}] retry: Retry in 0.05s: WorkerLostError('Worker exited")
+    assert [redelivered for redelivered, _ in runs_of(here, "a")] == [0, 1]
+
+
+def test_a_task_that_is_to_be_retried_waits_for_its_delay_in_the_state_retry(here, client):
+    with worker(*WORKER, "-c", "1", cwd=here):
+        result, pid = held(here, client, "hour")
+        kill(pid)
+        wait_until(lambda: result.state == "RETRY")
+        assert type(result.result).__name__ == "WorkerLostError"
+        assert "signal 9 (SIGKILL" in str(result.result)
+        assert (result.retries, result.ready()) == (1, False)
+        (due,) = client.storage.due(2)
+        assert 3500 < due - time.time() <= 3600
+    assert len(runs_of(here, "a")) == 1
+
+
+@pytest.mark.parametrize(("name", "runs", "why"), [
+    ("deadly_retry", 3, "Given up after 2 retries (max_retries=2)"),
+    ("deadly_for_ever", 4, "Given up after 4 attempts that ended so (task_max_redeliveries=3)"),
+])  # fmt: skip
+def test_a_task_that_always_kills_its_child_is_retried_only_so_often(here, client, name, runs, why):
+    with worker(*WORKER, "-c", "1", cwd=here):
+        result = client.send_task(f"tasks.{name}", ("kill",))
+        assert end_of(result) == "FAILURE"
+        assert type(result.result).__name__ == "WorkerLostError"
+        assert why in str(result.result)
+    assert ran(here) == ["deadly"] * runs
+
+
+def test_a_task_that_was_lost_is_read_of_looked_at_and_retried_by_hand(here, client):
+    """What a user does: reads the error, looks at the task, has it run again."""
+    with worker(*WORKER, "-c", "1", cwd=here):
+        result, pid = held(here, client, "early")
+        kill(pid)
+        assert end_of(result) == "FAILURE"
+        command = f"localq task retry {result.id}"
+        assert command in str(result.result)
+        shown = localq("task", "show", result.id, cwd=here).stdout
+        assert "crashes    -> 1" in shown
+        assert "WorkerLostError: Worker exited prematurely: signal 9 (SIGKILL" in shown
+        done = localq(*command.split()[1:], cwd=here)
+        assert (done.returncode, done.stderr) == (0, "")
+        wait_until(lambda: len(runs_of(here, "a")) == 2)
+        (here / "a.go").touch()
+        assert client.AsyncResult(result.id).get(timeout=30) == "held 0"
 
 
 @pytest.mark.parametrize("how", ["kill", "exit", "segv", "abort"])
@@ -302,6 +377,36 @@ def test_another_worker_takes_over_what_may_run_again_and_ends_what_may_not(here
                 (here / f"{kind}.go").touch()
                 assert results[kind].get(timeout=30) == "held 1"
     assert len(runs_of(here, "early")) == 1
+
+
+def test_another_worker_retries_what_asks_for_it(here, client):
+    with worker(*WORKER, "-c", "1", cwd=here) as first:
+        result, _ = held(here, client, "retry")
+        with worker(*WORKER, "-c", "1", cwd=here):
+            kill(first.pid)
+            first.ended()
+            wait_until(lambda: len(runs_of(here, "a")) == 2)
+            (here / "a.go").touch()
+            assert result.get(timeout=30) == "held 1 retries 1"
+
+
+def test_a_client_that_waits_has_a_task_retried_that_it_knows_only_by_name(here, client):
+    """Nobody else is there to sweep, and the client never heard of max_retries."""
+    with worker(*WORKER, "-c", "1", cwd=here) as first:
+        result, _ = held(here, client, "hour")
+        kill(first.pid)
+        first.ended()
+
+    class Seen(Exception):
+        pass
+
+    def look():
+        if result.state == "RETRY":
+            raise Seen
+
+    with pytest.raises(Seen):
+        result.get(timeout=30, on_interval=look)
+    assert (result.retries, client.storage.records((result.id,), whole=True)[result.id].redeliveries) == (1, 1)
 
 
 def test_a_later_worker_finds_what_a_dead_one_left(here, client):

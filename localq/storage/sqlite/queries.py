@@ -23,7 +23,14 @@ def texts() -> dict[str, str]:
 @cache
 def query(name: str) -> str:
     """Return a statement."""
-    return texts()[name]
+    return texts()[name].replace("{record}", texts()["columns_of_record"])
+
+
+@cache
+def whole(name: str) -> str:
+    """Return a statement that reads whole records."""
+    columns = f"{texts()['columns_of_record']}, {texts()['columns_of_whole_record']}"
+    return texts()[name].replace("{record}", columns)
 
 
 @cache

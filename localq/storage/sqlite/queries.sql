@@ -1,5 +1,5 @@
 -- Every statement of the SQLite storage, by name. {rows} stands for as many row values as a call brings,
--- {first} and {queues} for sub-selects. `Queries` fills them in and keeps the texts.
+-- {first} and {queues} for sub-selects, {record} for columns. `queries.py` fills them in and keeps the texts.
 
 -- name: put
 -- One statement for a chunk of messages: executemany lets go of the GIL for every row.
@@ -66,8 +66,11 @@ update messages set
     place = 'ended', hold = null, state = ?, result = ?, result_type = ?, result_checksum = ?, traceback = ?,
     children = ?, worker = coalesce(?, worker), ended_at = ?
 where seq = ? and token = ? and place = 'held'
-returning id, name, state, place, result, result_type, result_checksum, traceback, children, worker, ended_at, retries,
-    queue, group_id, position, ignore_result, hold;
+returning {record};
+
+-- name: charge
+-- An end that was a death; apart from `settle`, because a column there would cost every success 2 %.
+update messages set redeliveries = redeliveries + ? where seq = ?;
 
 -- name: give_back
 -- An attempt that did not happen, or may happen again: the same place in the order.
@@ -114,23 +117,45 @@ update messages set state = ?, result = ?, result_type = ?, result_checksum = ?,
 where id = ? and place <> 'ended'
 returning reply_to;
 
+-- name: run_again
+-- By hand: what failed or was revoked is as if it was sent now. The token stays, so every earlier claim is stale.
+update messages set
+    place = ?, hold = ?, state = ?, result = ?, result_type = ?, result_checksum = ?, traceback = ?, children = ?,
+    worker = ?, ended_at = null, name = ?, body = ?, queue = ?, priority = ?, content_type = ?, checksum = ?,
+    headers = ?, retries = ?, visible_at = ?, expires_at = ?, waits_for = ?, redeliveries = 0
+where id = ? and place = 'ended' and state in ('FAILURE', 'REVOKED')
+returning queue, reply_to;
+
 -- name: forget
 delete from messages where place = 'ended' and id in (select value from json_each(?));
 
--- name: record
-select id, name, state, place, result, result_type, result_checksum, traceback, children, worker, ended_at, retries,
+-- name: columns_of_record
+-- {record}, and what a whole one has besides.
+id, name, state, place, result, result_type, result_checksum, traceback, children, worker, ended_at, retries,
     queue, group_id, position, ignore_result, hold
-from messages where id = ?;
+
+-- name: columns_of_whole_record
+seq, redeliveries,
+    id, name, body, queue, priority, content_type, compression, signature, checksum, headers, origin, reply_to,
+    retries, sent_at, visible_at, expires_at, ignore_result, after, waits_for, group_id, position, leads
+
+-- name: record
+select {record} from messages where id = ?;
 
 -- name: records
-select id, name, state, place, result, result_type, result_checksum, traceback, children, worker, ended_at, retries,
-    queue, group_id, position, ignore_result, hold
-from messages where id in (select value from json_each(?));
+select {record} from messages where id in (select value from json_each(?));
 
 -- name: members
-select id, name, state, place, result, result_type, result_checksum, traceback, children, worker, ended_at, retries,
-    queue, group_id, position, ignore_result, hold
-from messages where group_id = ? order by position;
+select {record} from messages where group_id = ? order by position;
+
+-- name: failed
+-- The dead list, a step at a time. INDEXED BY, because without statistics SQLite would walk through all messages.
+select {record} from messages indexed by messages_failed
+where place = 'ended' and state = 'FAILURE' and seq > ? order by seq limit ?;
+
+-- name: held
+-- What this key holds, a step at a time.
+select {record} from messages where place = 'held' and hold = ? order by priority, seq limit ?;
 
 -- name: claims_of
 select seq, token, redeliveries,

@@ -55,6 +55,8 @@ class Settlement:
                 continue
             open_ones.discard(key)  # the same outcome once more in the same settle is stale
             self.replies.add(outcome.reply_to)
+            if outcome.charged and outcome.ended:
+                execute(query("charge"), (outcome.charged, outcome.seq))
             if outcome.leads or outcome.sends:
                 self._follow(outcome)
         return stale
@@ -92,6 +94,22 @@ class Settlement:
             self.ready.update(queue for (queue,) in rows)
         elif rows and m.visible_at is not None:
             self._waits(m.visible_at)
+        return bool(rows)
+
+    def run_again(self, execute: Callable[..., Any], o: Outcome, m: Message) -> bool:
+        """Let a message that ended in FAILURE or REVOKED run again, as `m`; returns whether it had ended so."""
+        where, hold = place_of(m, self.now)
+        rows = execute(query("run_again"), (
+            where, hold, o.state, o.result, o.content_type, o.checksum, o.traceback, o.children, o.worker, m.name,
+            m.body, m.queue, m.priority, m.content_type, m.checksum, m.headers, m.retries, m.visible_at, m.expires_at,
+            m.waits_for, o.id,
+        )).fetchall()  # fmt: skip
+        for queue, reply_to in rows:
+            self.replies.add(reply_to)
+            if where == states.READY:
+                self.ready[queue] += 1
+            elif where == states.WAITING:
+                self._waits(m.visible_at)
         return bool(rows)
 
     def _waits(self, visible_at: Any) -> None:

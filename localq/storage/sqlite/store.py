@@ -18,30 +18,30 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from localq import clock, states
-from localq.exceptions import DuplicateTaskId, StoreReplaced
+from localq import clock
+from localq.exceptions import StoreReplaced
 from localq.message import Claim, Message, Outcome, Record, Turn, Want
 from localq.storage import place
-from localq.storage.base import DUE_BELL, Bell, Count, Entry, Estate, OwnerInfo
-from localq.storage.bells import Bells, Sleeper
+from localq.storage.base import STEP, Bell, Count, Entry, Estate, OwnerInfo
+from localq.storage.bells import Bells
 from localq.storage.gate import Gate
 from localq.storage.owners import LockedOwner, Owners
+from localq.storage.sqlite.delivery import Columns, put_all, put_one, wake
 from localq.storage.sqlite.queries import claim as claim_query
-from localq.storage.sqlite.queries import query, with_rows
+from localq.storage.sqlite.queries import query
+from localq.storage.sqlite.queries import whole as whole_query
 from localq.storage.sqlite.session import Gone, Session
-from localq.storage.sqlite.settlement import MESSAGE_COLUMNS, Settlement, chunks, place_of
+from localq.storage.sqlite.settlement import Settlement, place_of
 from localq.storage.sqlite.sync import Syncer
 
 T = TypeVar("T")
-#: Who was given a message, and the fields of the claim.
-Given = tuple[Sleeper, tuple[Any, ...]]
 
+#: Columns of a record that is not whole: all but seq, redeliveries and message.
+RECORD_COLUMNS = len(Record._fields) - 3
 #: How often one verb opens the store anew because its WAL was replaced meanwhile.
 REOPENINGS = 20
 #: Seconds between two looks for bells whose owners are gone.
 BELL_SWEEP_S = 60.0
-#: Bytes of body that may be handed to a sleeper together with its ring (a pipe takes 4 KiB at once).
-MOST_HANDED = 2048
 #: Bytes of WAL after which a steward checkpoints.
 STEWARD_WAL_LIMIT = 4 * 1024 * 1024
 
@@ -195,60 +195,19 @@ class SqliteStorage:
             return
         now = clock.now()
         rows = [(*message, *place_of(message, now)) for message in messages]
-        if len(rows) > 1:
-            slots = self._write(lambda session: session.transact(self._put_all, session, rows))
-            self._bells.ring(slots)
+        if len(rows) == 1:
+            self._put_one(rows[0])
         else:
-            self._put_alone(rows[0])
+            slots = self._write(lambda session: session.transact(put_all, self._bells, session.execute, rows))
+            self._bells.ring(slots)
         self._wrote()
 
-    def _put_alone(self, row: tuple[Any, ...]) -> None:
-        given, slots = self._write(lambda session: session.write(self._put_one, session, row))
+    def _put_one(self, row: Columns) -> None:
+        given, slots = self._write(lambda session: session.write(put_one, self._bells, session.execute, row))
         self._bells.ring(slots)
         if given is not None and not self._bells.hand(*given):
             # It died, or cannot take so much at once: back to where anybody finds it.
             self.settle([Outcome(given[1][0], given[1][1], row[0], ended=False)])
-
-    def _put_one(self, session: Session, row: tuple[Any, ...]) -> tuple[Given | None, list[int]]:
-        """Insert one message; say to whom it was given and with what, or whom to ring."""
-        is_handy = row[-2] == states.READY and len(row[2]) < MOST_HANDED
-        taker = self._bells.taker(row[3]) if is_handy else None
-        if taker is not None:
-            return self._give(session, row, taker), []
-        if not session.execute(with_rows("put", 1, MESSAGE_COLUMNS), row).rowcount:
-            _check_twin(session, row)
-            return None, []
-        if row[-2] == states.READY:
-            return None, self._bells.idle(row[3], 1)
-        if row[-2] == states.WAITING:
-            self._bells.note_due(row[14])
-            return None, self._bells.idle(DUE_BELL, 64)
-        return None, []
-
-    def _give(self, session: Session, row: tuple[Any, ...], taker: Sleeper) -> Given | None:
-        """Insert a message as claimed by somebody who sleeps, which saves it the claim."""
-        held = (*row[:-2], states.HELD, f"owner:{taker.name}")
-        rows = session.execute(with_rows("hand", 1, MESSAGE_COLUMNS), held).fetchall()
-        if not rows:
-            _check_twin(session, row)
-            return None
-        self._bells.take(taker)
-        return taker, (*rows[0], 0, *row[:-2])
-
-    def _put_all(self, session: Session, rows: list[tuple[Any, ...]]) -> list[int]:
-        for chunk in chunks(rows):
-            sql = with_rows("put", len(chunk), MESSAGE_COLUMNS)
-            if session.execute(sql, [value for row in chunk for value in row]).rowcount < len(chunk):
-                for row in chunk:
-                    _check_twin(session, row)
-        waiting = [row[14] for row in rows if row[-2] == states.WAITING]
-        if waiting:
-            self._bells.note_due(min(waiting))
-        ready = Counter(row[3] for row in rows if row[-2] == states.READY)
-        return self._wake(ready + Counter({DUE_BELL: 64} if waiting else {}))
-
-    def _wake(self, ready: Counter[str]) -> list[int]:
-        return [slot for queue, number in ready.items() for slot in self._bells.idle(queue, number)]
 
     # -- Settle and claim ----------------------------------------------------------------------
 
@@ -263,7 +222,8 @@ class SqliteStorage:
             return Turn(claims, [])
         if len(outcomes) == 1 and want is not None and not asked.limit and asked.now < self._board_due():
             outcome = outcomes[0]
-            if outcome.ended and outcome.state is not None and not outcome.leads and not outcome.sends:
+            has_followers = outcome.leads or outcome.sends
+            if outcome.ended and outcome.state is not None and not has_followers and not outcome.charged:
                 return self._settle_one(outcome)
         self._session()
         settlement = Settlement(asked.now, self._bells.note_due)
@@ -294,7 +254,7 @@ class SqliteStorage:
         if due is not None:
             # After the commit: a death before it must not leave the board more hopeful than the store.
             self._bells.set_next_due(due)
-        return turn, self._wake(settlement.ready)
+        return turn, wake(self._bells, settlement.ready)
 
     def _settle_all(
         self, session: Session, settlement: Settlement, outcomes: Sequence[Outcome], want: Want
@@ -322,6 +282,8 @@ class SqliteStorage:
         return float("inf") if left is None else float(left)
 
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
+        if outcome.again is not None:
+            return self._run_again(outcome, outcome.again)
         values = (outcome.state, outcome.result, outcome.content_type, outcome.checksum, outcome.worker)
         sql, key = ("update_claimed", (seq, token)) if seq else ("update_by_id", (outcome.id,))
         rows = self._write(lambda session: session.write(
@@ -331,20 +293,47 @@ class SqliteStorage:
         self._wrote()
         return bool(rows)
 
+    def _run_again(self, outcome: Outcome, message: Message) -> bool:
+        self._session()
+        settlement = Settlement(clock.now(), self._bells.note_due)
+
+        def act(session: Session) -> tuple[bool, list[int]]:
+            done = session.transaction(settlement.run_again, session.execute, outcome, message)
+            return done, wake(self._bells, settlement.ready)
+
+        done, slots = self._write(lambda session: session.write(act, session))
+        self._bells.ring(slots)
+        if done:
+            self._bells.ring_replies(settlement.replies)
+        self._wrote()
+        return done
+
     def forget(self, ids: Sequence[str]) -> None:
         self._write(lambda session: session.write(session.execute, query("forget"), (json.dumps(list(ids)),)))
         self._wrote()
 
     # -- Reading ---------------------------------------------------------------------------------
 
-    def records(self, ids: Sequence[str] = (), group_id: str | None = None) -> dict[str, Record]:
+    def records(
+        self,
+        ids: Sequence[str] = (),
+        group_id: str | None = None,
+        failed_after: int | None = None,
+        hold: str | None = None,
+        whole: bool = False,
+    ) -> dict[str, Record]:
+        select = whole_query if whole else query
         if group_id is not None:
-            rows = self._read(query("members"), group_id)
+            rows = self._read(select("members"), group_id)
+        elif failed_after is not None:
+            rows = self._read(select("failed"), failed_after, STEP)
+        elif hold is not None:
+            rows = self._read(select("held"), hold, STEP)
         elif len(ids) == 1:
-            rows = self._read(query("record"), ids[0])
+            rows = self._read(select("record"), ids[0])
         else:
-            rows = self._read(query("records"), json.dumps(list(ids)))
-        found = {row[0]: Record(*row) for row in rows}
+            rows = self._read(select("records"), json.dumps(list(ids)))
+        found = {row[0]: _whole_record(row) if whole else Record(*row) for row in rows}
         if self._full and any(record.ended for record in found.values()):
             # An end that was read must not be undone by a power cut: its writer may not have synced it yet.
             self._sync.now(self._session().wal_fd)
@@ -436,14 +425,9 @@ class _Guard:
             store.release(self._session)
 
 
-def _check_twin(session: Session, row: tuple[Any, ...]) -> None:
-    id, name, body, total = row[0], row[1], row[2], row[8]
-    same = session.execute(query("twin"), (name, total, body, id)).fetchone()
-    if same is not None and not same[0]:
-        raise DuplicateTaskId(
-            f"task_id {id!r} is in use by another call; nothing was sent. "
-            "Choose another id, or forget() that result first"
-        )
+def _whole_record(row: tuple[Any, ...]) -> Record:
+    seq, redeliveries, *message = row[RECORD_COLUMNS:]
+    return Record(*row[:RECORD_COLUMNS])._replace(seq=seq, redeliveries=redeliveries, message=Message(*message))
 
 
 def _claimed(row: tuple[Any, ...]) -> Claim:

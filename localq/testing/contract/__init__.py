@@ -9,7 +9,7 @@
     messages    put, waiting, claims           facts      records, counts, entries
     attempts    settle, update, forget         owners     owners, estates, other processes
     followers   chains and chords              bells      wake-ups
-    history     random histories beside a model
+    dead        what failed, and runs again    history    random histories beside a model
     words       what the tests are made of, for tests of your own
 
 Needs pytest and hypothesis. Time stands still in every test but for `clock.advance`, and no test
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from localq.testing.contract.attempts import AttemptContract
 from localq.testing.contract.bells import BellContract
+from localq.testing.contract.dead import DeadContract
 from localq.testing.contract.facts import FactContract
 from localq.testing.contract.followers import FollowerContract
 from localq.testing.contract.history import check_histories
@@ -29,7 +30,9 @@ from localq.testing.contract.messages import MessageContract
 from localq.testing.contract.owners import OwnerContract
 
 
-class StorageContract(MessageContract, AttemptContract, FollowerContract, FactContract, OwnerContract, BellContract):
+class StorageContract(
+    MessageContract, AttemptContract, FollowerContract, DeadContract, FactContract, OwnerContract, BellContract
+):
     """Every test of the contract; subclass it and say in `make` how to make a storage."""
 
     #: How many histories hypothesis tries, of how many steps.

@@ -111,7 +111,10 @@ class AttemptContract(Made):
         claim = take_one(storage, owner)
         assert claim.redeliveries == 0
         storage.settle([given_back(claim, charged=1)])
-        assert take_one(storage, owner).redeliveries == 1
+        claim = take_one(storage, owner)
+        assert claim.redeliveries == 1
+        storage.settle([failure(claim, charged=1)], want(owner, 0))
+        assert storage.records(["a"], whole=True)["a"].redeliveries == 2
 
     def test_giving_back_leaves_the_state_as_it_is(self, storage: Storage, owner: Owner) -> None:
         storage.put([message("a")])

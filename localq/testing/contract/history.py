@@ -22,6 +22,7 @@ from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome,
 from localq.states import ENDED, FAILURE, HELD, IGNORED, PENDING, READY, RETRY, REVOKED, SUCCESS, WAITING
 from localq.storage.base import Storage
 from localq.testing.clock import FakeClock
+from localq.testing.contract.words import by_hand
 
 QUEUES = ("celery", "mail")
 #: How an attempt may end: state, whether it ends the message, whether it runs again, whether it is charged.
@@ -34,6 +35,7 @@ ENDS = {
     "retry": (RETRY, False, True, 0),
     "given back": (None, False, False, 0),
     "crashed": (None, False, False, 1),
+    "given up": (FAILURE, True, False, 1),
 }
 
 
@@ -103,6 +105,18 @@ class Model:
         elif outcome.state in (FAILURE, REVOKED):
             self.fail(item, outcome.result, outcome.group_failure)
         return True
+
+    def run_again(self, message: Message, now: float) -> bool:
+        item = self.items.get(message.id)
+        if item is None or item.place != ENDED or item.state not in (FAILURE, REVOKED):
+            return False
+        item.message, item.state, item.result, item.redeliveries = message, PENDING, None, 0
+        item.open(now)
+        return True
+
+    def failed(self) -> list[str]:
+        items = self.items.values()
+        return [item.message.id for item in items if item.place == ENDED and item.state == FAILURE]
 
     def is_claimed(self, id: str, token: int) -> bool:
         item = self.items.get(id)
@@ -220,6 +234,18 @@ class History(RuleBasedStateMachine):
             item = self.model.items[claim.message.id]
             item.state, item.result = "PROGRESS", b"50"
 
+    @rule(data=st.data(), delay=st.sampled_from([None, 5.0]))
+    def run_again_by_hand(self, data: st.DataObject, delay: float | None) -> None:
+        if not self.model.items:
+            return
+        # One of the failed if there are any; else whatever there is.
+        candidates = self.model.failed() or sorted(self.model.items)
+        known = self.model.items[data.draw(st.sampled_from(candidates))].message
+        visible_at = None if delay is None else self.clock.now() + delay
+        message = known._replace(retries=0, visible_at=visible_at, waits_for=0)
+        expected = self.model.run_again(message, self.clock.now())
+        assert self.storage.update(0, 0, by_hand(message)) == expected
+
     @rule(seconds=st.sampled_from([1.0, 5.0, 100.0]))
     def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -241,13 +267,18 @@ class History(RuleBasedStateMachine):
 
     @invariant()
     def every_task_stands_as_in_the_model(self) -> None:
-        found = self.storage.records(sorted(self.model.items))
+        found = self.storage.records(sorted(self.model.items), whole=True)
         assert {
-            id: (each.place, each.hold, each.state, each.result, each.retries) for id, each in found.items()
+            id: (each.place, each.hold, each.state, each.result, each.retries, each.redeliveries)
+            for id, each in found.items()
         } == {
-            id: (item.place, item.hold, item.state, item.result, item.message.retries)
+            id: (item.place, item.hold, item.state, item.result, item.message.retries, item.redeliveries)
             for id, item in self.model.items.items()
         }  # fmt: skip
+
+    @invariant()
+    def the_failed_are_those_of_the_model(self) -> None:
+        assert list(self.storage.records(failed_after=0)) == self.model.failed()
 
     @invariant()
     def the_sums_are_those_of_the_model(self) -> None:

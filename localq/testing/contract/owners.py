@@ -64,10 +64,11 @@ class OwnerContract(Made):
         storage.put([message("a"), message("b")])
         a, b = take(storage, owner)
         assert storage.estate(owner.name)[:2] == ([a, b], None)
-        owner.begin(a, mode=2)
-        estate = storage.estate(owner.name)
-        assert (estate.claims, estate.started, estate.mode) == ([a, b], (a.seq, a.token), 2)
-        assert list(estate.ended) == []
+        for mode in (2, 2**64 - 1):
+            owner.begin(a, mode)
+            estate = storage.estate(owner.name)
+            assert (estate.claims, estate.started, estate.mode) == ([a, b], (a.seq, a.token), mode)
+            assert list(estate.ended) == []
 
     def test_an_estate_has_the_outcomes_that_were_not_settled(self, storage: Storage, owner: Owner) -> None:
         storage.put([message("a"), message("b"), message("c")])

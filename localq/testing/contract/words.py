@@ -14,7 +14,7 @@ from typing import Any
 from localq import clock
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record, Want, new_id
 from localq.serialization import checksum
-from localq.states import FAILURE, RETRY, SUCCESS
+from localq.states import FAILURE, PENDING, RETRY, SUCCESS
 from localq.storage.base import Bell, Owner, Storage
 
 #: Long enough for any machine, in seconds; only a failing test waits so long.
@@ -45,6 +45,11 @@ def given_back(claim: Claim, **columns: Any) -> Outcome:
 
 def again(claim: Claim, message: Message, **columns: Any) -> Outcome:
     return outcome(claim, RETRY, ended=False, ended_at=None, again=message, **columns)
+
+
+def by_hand(message: Message, **columns: Any) -> Outcome:
+    """What lets a message that failed run again as `message`, when `update` is given it."""
+    return Outcome(0, 0, message.id, PENDING, ended=False, again=message, **columns)
 
 
 def want(owner: Owner, limit: int = 10, queues: Sequence[str] = ("celery",)) -> Want:

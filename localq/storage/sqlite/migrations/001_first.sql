@@ -59,6 +59,9 @@ create index messages_held on messages (hold, priority, seq) where place = 'held
 -- Members of groups only: a plain message is not in it.
 create index messages_members on messages (group_id, position) where group_id is not null;
 
+-- The dead list. A message that ended well is never in it, so it costs success nothing.
+create index messages_failed on messages (seq) where place = 'ended' and state = 'FAILURE';
+
 -- Keys with a value and an expiry: worker registry and whatever else is small and named.
 create table entries (
     key        text primary key,
