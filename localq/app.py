@@ -121,6 +121,7 @@ class LocalQ:
         if task_cls is not None:
             self.Task = task_cls
         self.tasks = TaskRegistry()
+        self.conf.on_change(self._settle_options)
         self.backend = Backend(self.conf, main, self.made_by, store, (broker, backend))
         self._start_afresh()
         _register_builtins(self)
@@ -237,6 +238,10 @@ class LocalQ:
             task.typing = self.strict_typing
         task.bind(self)
         self.tasks.register(task)
+
+    def _settle_options(self) -> None:
+        for task in self.tasks.values():
+            task.settle_options()
 
     def _add_aliases(self, task: BaseTask[..., Any], function: Callable[..., Any]) -> None:
         """Let one file be both a script and a worker's module: its tasks answer to both of its names."""

@@ -124,6 +124,8 @@ class Settings:
     def __init__(self, given: Mapping[str, Any] | None = None) -> None:
         self.__dict__.update({name: setting.default for name, setting in SETTINGS.items()})
         self.__dict__["_changed"] = set()
+        #: Called after every change.
+        self.__dict__["_on_change"] = lambda: None
         self.update(given or {})
 
     def update(self, given: Mapping[str, Any] | None = None, **more: Any) -> None:
@@ -141,6 +143,11 @@ class Settings:
                 logger.warning("setting %r is not one of localq's; it is kept in app.conf", name)
         self.__dict__.update(values)
         self.__dict__["_changed"].update(values)
+        self.__dict__["_on_change"]()
+
+    def on_change(self, act: Callable[[], None]) -> None:
+        """Have `act` called after every change."""
+        self.__dict__["_on_change"] = act
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.update({name: value})

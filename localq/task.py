@@ -96,6 +96,8 @@ class Task(Generic[P, R]):
     lost_mode: int = 0
     defaults: Defaults = Defaults()
     _check: Callable[..., None] | None = None
+    #: Options that this task leaves to the settings.
+    _asks: tuple[str, ...] = ()
 
     if TYPE_CHECKING:
 
@@ -108,22 +110,32 @@ class Task(Generic[P, R]):
             raise NotImplementedError(f"task {self.name} has no run()")
 
     def bind(self, app: Any) -> None:
-        """Belong to an app: settle what its settings decide."""
-        self.app = app
-        conf, kind = app.conf, type(self)
-        for name in ("ignore_result", "acks_late", "reject_on_worker_lost", "retry_on_worker_lost", "track_started"):
-            if getattr(self, name) is None:
-                setattr(self, name, conf.get(f"task_{name}"))
-        if self.store_errors_even_if_ignored is None:
-            self.store_errors_even_if_ignored = conf.task_store_errors_even_if_ignored
-        self.defaults = Defaults(self.queue, self.priority, self.serializer, bool(self.ignore_result), self.expires)
-        self.is_plain = all(
-            getattr(kind, name) is getattr(Task, name) for name in ("before_start", "on_success", "after_return")
-        )
-        self.calls_run = kind.__call__ is Task.__call__
-        self.lost_mode = mode_of(self)
+        """Belong to an app."""
+        self._asks = tuple(name for name in _ASKED if getattr(self, name) is None)
+        self.__dict__["app"] = app
         if self.typing is not False:
             self._check = signature_check(self.run)
+        self.settle_options()
+
+    def settle_options(self) -> None:
+        """Take from the app's settings what the task leaves to them, and derive what every call needs.
+
+        Called again when a setting or an option changes: a project may configure its app after its tasks exist.
+        """
+        own, conf, kind = self.__dict__, self.app.conf, type(self)
+        own.update({name: conf.get(f"task_{name}") for name in self._asks})
+        own["defaults"] = Defaults(self.queue, self.priority, self.serializer, bool(self.ignore_result), self.expires)
+        own["is_plain"] = all(
+            getattr(kind, name) is getattr(Task, name) for name in ("before_start", "on_success", "after_return")
+        )
+        own["calls_run"] = kind.__call__ is Task.__call__
+        own["lost_mode"] = mode_of(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__dict__[name] = value
+        if name in _OPTIONS and "app" in self.__dict__:
+            self._asks = tuple(asked for asked in self._asks if asked != name)
+            self.settle_options()
 
     # -- Calling -------------------------------------------------------------------------------
 
@@ -275,6 +287,15 @@ class Task(Generic[P, R]):
 
     def __reduce__(self) -> Any:
         return _task_named, (self.name, type(self).__module__)
+
+
+#: Options that are the app's to decide where a task says None ...
+_ASKED = (
+    "ignore_result", "store_errors_even_if_ignored", "acks_late", "reject_on_worker_lost", "retry_on_worker_lost",
+    "track_started",
+)  # fmt: skip
+#: ... and all from which something is derived.
+_OPTIONS = frozenset({*_ASKED, "queue", "priority", "serializer", "expires", "max_retries", "default_retry_delay"})
 
 
 def _task_named(name: str, module: str) -> Any:

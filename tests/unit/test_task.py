@@ -15,6 +15,7 @@ from working import work_off
 
 from localq import LocalQ, Task, current_task
 from localq.exceptions import EncodeError, LocalqWarning, MaxRetriesExceededError, Retry
+from localq.recovery import EARLY, LATE, LATE_REJECT
 from localq.task import signature_check
 from localq.testing.clock import FakeClock
 
@@ -92,6 +93,33 @@ def test_a_task_pickles_to_its_name(app):
     def pickled(): ...
 
     assert pickle.loads(pickle.dumps(pickled)) is pickled
+
+
+def test_a_setting_that_comes_after_the_task_counts(app):
+    @app.task
+    def left_open():
+        """Leaves everything to the app."""
+
+    @app.task(acks_late=False, ignore_result=False)
+    def decided():
+        """Has said what it wants."""
+
+    app.conf.update(task_acks_late=True, task_ignore_result=True, task_reject_on_worker_lost=True)
+    assert (left_open.acks_late, left_open.defaults.ignore_result, left_open.lost_mode) == (True, True, LATE_REJECT)
+    assert (decided.acks_late, decided.defaults.ignore_result, decided.lost_mode) == (False, False, EARLY)
+    app.conf.task_acks_late = False
+    assert (left_open.acks_late, left_open.lost_mode) == (False, EARLY)
+
+
+def test_an_option_that_is_set_after_the_task_was_made_counts(app):
+    @app.task
+    def work():
+        """Nothing."""
+
+    work.queue, work.acks_late, work.priority = "slow", True, 9
+    sent = work.delay()
+    app.conf.update(task_acks_late=False)
+    assert (sent.queue, work.defaults.priority, work.acks_late, work.lost_mode) == ("slow", 9, True, LATE)
 
 
 def test_an_option_that_looks_like_a_mistake_is_an_error(app):
