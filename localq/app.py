@@ -30,7 +30,7 @@ from localq.context import apps
 from localq.eager import Eager
 from localq.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, NotRegistered
 from localq.message import Message
-from localq.publisher import NOT_YET, Publisher, check_options, warn_not_yet
+from localq.publisher import NOT_YET, Publisher, check_options, expect, warn_not_yet
 from localq.registry import nearest
 from localq.result import AsyncResult, EagerResult, GroupResult
 from localq.storage.base import Storage
@@ -269,10 +269,13 @@ class LocalQ:
         if options and options.get("link"):
             return self.send(task.signature(args, kwargs, **options))  # type: ignore[no-any-return]
         message = self.publisher.message(task.name, args, kwargs, task.defaults, options)
+        asked = expect(self.backend)
         self.publisher.put(self.backend.storage, (message,))
-        return AsyncResult(
+        result: AsyncResult[Any] = AsyncResult(
             message.id, self.backend, message.name, None, None, bool(message.ignore_result), True, message.queue
         )
+        result._asked = asked
+        return result
 
     def _handle(self, message: Message) -> AsyncResult[Any]:
         return AsyncResult(

@@ -153,14 +153,15 @@ class Turn(NamedTuple):
     stale: list[Outcome]
 
 
+_PARTS = struct.Struct("=QH")
+
+
 class _Ids:
     """UUIDv7 (RFC 9562): ordered by time, so that a million of them stay neighbours in an index.
 
-    The 74 random bits are the kernel's, asked for 256 ids at once: a system call for each would be a tenth of
-    what a put may cost in Python. A forked child asks anew.
+    The 74 random bits are the kernel's, asked for and written out for 256 ids at once: a system call for each would
+    be a tenth of what a put may cost in Python. A forked child asks anew.
     """
-
-    _PARTS = struct.Struct("=QH")
 
     def __init__(self) -> None:
         self.ask()
@@ -168,16 +169,19 @@ class _Ids:
             os.register_at_fork(after_in_child=self.ask)
 
     def ask(self) -> None:
-        self._random = self._PARTS.iter_unpack(os.urandom(256 * self._PARTS.size))
+        self._tails = iter([self._tail(low, high) for low, high in _PARTS.iter_unpack(os.urandom(256 * _PARTS.size))])
+
+    def _tail(self, low: int, high: int) -> str:
+        last = f"{0x8 << 60 | low >> 2:016x}"
+        return f"7{high & 0xFFF:03x}-{last[:4]}-{last[4:]}"
 
     def new(self) -> str:
-        try:
-            low, high = next(self._random)
-        except StopIteration:
+        tail = next(self._tails, None)
+        while tail is None:
             self.ask()
-            low, high = next(self._random)
-        h = f"{time.time_ns() // 1_000_000:012x}7{high & 0xFFF:03x}{0x8 << 60 | low >> 2:016x}"
-        return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+            tail = next(self._tails, None)
+        head = f"{time.time_ns() // 1_000_000:012x}"
+        return f"{head[:8]}-{head[8:]}-{tail}"
 
 
 new_id = _Ids().new

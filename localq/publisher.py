@@ -19,7 +19,7 @@ from localq.exceptions import LocalqWarning
 from localq.message import Message, new_id
 from localq.registry import nearest
 from localq.serialization import checksum, decode, encode
-from localq.storage.base import Storage
+from localq.storage.base import Bell, Storage
 
 #: Everything `apply_async` takes besides args and kwargs, and what it means.
 CALL_OPTIONS: dict[str, str] = {
@@ -72,6 +72,7 @@ class Defaults(NamedTuple):
 
 
 NO_DEFAULTS = Defaults()
+_NONE: dict[bool, Bell] = {}
 
 
 class Publisher:
@@ -194,6 +195,19 @@ class Publisher:
             found["feed"] = step.feed
             found["feeds"] = step.waits_for
         return encode(found, "json", "headers")[0].decode() if found else None
+
+
+def expect(backend: Any) -> tuple[Bell, int] | None:
+    """Raise this thread's bell before a call of its own is sent, so that `get` need not look before it sleeps.
+
+    Returns:
+        The bell, and which raising that was; None if this thread has never waited and has no bell.
+    """
+    bell: Bell | None = getattr(backend.bells, "kept", _NONE).get(True)
+    if bell is None:
+        return None
+    bell.raise_()
+    return bell, bell.raised
 
 
 def check_options(options: Mapping[str, Any]) -> None:

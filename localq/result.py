@@ -45,7 +45,7 @@ class AsyncResult(Generic[R]):
         own: this process sent the task, so its own bell rings at the end.
     """
 
-    __slots__ = ("_name", "_own", "_queue", "_record", "backend", "id", "ignored", "parent")
+    __slots__ = ("_asked", "_name", "_own", "_queue", "_record", "backend", "id", "ignored", "parent")
 
     def __init__(
         self,
@@ -64,6 +64,8 @@ class AsyncResult(Generic[R]):
         self.backend: Backend = backend if backend is not None else (app or current_app()).backend
         self._own, self._name, self._queue = own, task_name, queue
         self._record: Record | None = None
+        #: This thread's bell and which raising of it came before the call was sent, if it has one.
+        self._asked: tuple[Bell, int] | None = None
 
     # -- How it stands -------------------------------------------------------------------------
 
@@ -276,7 +278,7 @@ class EagerResult(AsyncResult[R]):
 
     def __init__(self, id: str, value: Any, state: str, traceback: str | None = None) -> None:
         self.id, self.parent, self.ignored, self._own = id, None, False, True
-        self._record = self._name = self._queue = None
+        self._record = self._name = self._queue = self._asked = None
         self._value, self._state, self._traceback = value, state, traceback
 
     def _look(self) -> Record | None:
@@ -503,11 +505,15 @@ class Wait:
             bell = self._backend.bell(self._own)
         pause = FIRST_LOOK_S
         brought: list[Record] = []
+        # Up since before it was sent: no call of this process has ended since, so there is nothing to see yet.
+        has_looked = self._what._asked == (bell, bell.raised) and bell.is_up()
         try:
             while True:
-                bell.raise_()
-                if look(brought):
-                    return
+                if not has_looked:
+                    bell.raise_()
+                    if look(brought):
+                        return
+                has_looked = False
                 rang = bell.sleep(self._pause(pause))
                 brought = [Record(*copy) for copy in bell.copies()]
                 if not rang:

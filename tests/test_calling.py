@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from waiting import wait_until
 
 from localq import chain, chord, group
 
@@ -110,3 +111,18 @@ def test_an_ignored_result_is_answered_at_once(app, running):
     if running.mode == "eager":
         pytest.skip("eager results are at hand, ignored or not")
     assert silent.delay().get() is None
+
+
+def test_a_result_that_is_there_before_get_is_called_is_got_at_once(app, running):
+    """The bell that was raised before the call was sent has rung by then, and others may have rung it too."""
+
+    @app.task
+    def add(x, y):
+        return x + y
+
+    with running():
+        assert add.delay(0, 0).get(timeout=30) == 0  # from here on this thread has a bell
+        results = [add.delay(number, 1) for number in range(20)]
+        wait_until(lambda: all(result.ready() for result in results))
+        assert [result.get(timeout=30) for result in reversed(results)] == list(range(20, 0, -1))
+        assert [add.delay(number, 2).get(timeout=30) for number in range(20)] == list(range(2, 22))

@@ -158,15 +158,20 @@ class Bell(Protocol):
     Attributes:
         is_unsure: for an owner's bell: it may have been given a message whose copy did not come. Its `estate`
             tells; whoever has looked there says so by setting this to False.
+        raised: how often it was raised.
     """
 
     is_unsure: bool
+    raised: int
 
     def raise_(self) -> None:
         """Ask to be rung."""
 
     def lower(self) -> None:
         """Do not ask any more."""
+
+    def is_up(self) -> bool:
+        """Whether it has been raised, and neither lowered nor rung since."""
 
     def sleep(self, timeout_s: float, also: int | None = None) -> bool:
         """Sleep until rung, at most `timeout_s`; returns whether it rang.

@@ -279,7 +279,7 @@ class PipeBell:
 
     def __init__(self, board: mmap.mmap, slot: int, path: Path, fd: int, flag: int) -> None:
         self._board, self._at, self._path, self._fd, self._flag = board, _FLAGS_AT + slot, path, fd, flag
-        self._raised, self._raised_at = 0, _ROWS_AT + slot * _ROW.size + _RAISED_AT
+        self.raised, self._number_at = 0, _ROWS_AT + slot * _ROW.size + _RAISED_AT
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
         self._also: int | None = None
@@ -289,13 +289,16 @@ class PipeBell:
     def raise_(self) -> None:
         self._is_raised = True
         # Numbered first: whoever sees the flag sees the number.
-        self._raised += 1
-        _RAISED.pack_into(self._board, self._raised_at, self._raised)
+        self.raised += 1
+        _RAISED.pack_into(self._board, self._number_at, self.raised)
         self._board[self._at] = self._flag
 
     def lower(self) -> None:
         self._is_raised = False
         self._board[self._at] = AWAKE
+
+    def is_up(self) -> bool:
+        return self._board[self._at] == self._flag
 
     def sleep(self, timeout_s: float, also: int | None = None) -> bool:
         if also != self._also:
@@ -323,7 +326,7 @@ class PipeBell:
         while at < len(data):
             raised, length = _FRAME.unpack_from(data, at)
             at += _FRAME.size
-            if length and raised == self._raised:
+            if length and raised == self.raised:
                 self._copies.append(marshal.loads(data[at : at + length]))  # noqa: S302 - builds values, runs nothing
             elif length:
                 self.is_unsure = True

@@ -158,10 +158,15 @@ class MemoryBell:
         self._rung = threading.Event()
         #: Raised and not rung since: only such a bell is chosen, so that two messages wake two sleepers.
         self.is_idle = False
+        self.raised = 0
 
     def raise_(self) -> None:
         self._rung.clear()
+        self.raised += 1
         self.is_idle = True
+
+    def is_up(self) -> bool:
+        return self.is_idle
 
     def lower(self) -> None:
         self.is_idle = False
