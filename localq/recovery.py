@@ -89,6 +89,7 @@ def sweep(
     reasons: dict[int, str] | None = None,
     limit: int = MAX_REDELIVERIES,
     whole_worker: bool = False,
+    unexplained: set[str] | None = None,
 ) -> int:
     """Free the claims of every dead owner.
 
@@ -97,13 +98,15 @@ def sweep(
         reasons: how a process ended, by its pid, where that is known.
         limit: charged attempts after which a message is given up.
         whole_worker: the dead children died because their worker is being stopped.
+        unexplained: names of own children that were found dead before, and whose main process may still tell of
+            what; others found like that are left for the next time, and their names added.
 
     Returns:
         How many messages were freed or ended.
     """
     freed = 0
     for owner in storage.owners():
-        if owner.alive or _is_anothers(owner, mine):
+        if owner.alive or _is_anothers(owner, mine) or _is_awaited(owner, reasons, unexplained):
             continue
         estate = storage.estate(owner.name)
         reason = (reasons or {}).get(int(str(owner.about.get("pid") or 0)), "its process is gone")
@@ -176,6 +179,15 @@ def _parent_lives(owner: OwnerInfo) -> bool:
 
 def _is_anothers(owner: OwnerInfo, mine: Any) -> bool:
     return _parent_lives(owner) and owner.about.get("parent") != mine
+
+
+def _is_awaited(owner: OwnerInfo, reasons: dict[int, str] | None, unexplained: set[str] | None) -> bool:
+    """Whether somebody is about to say of what this owner died."""
+    if unexplained is None or not _parent_lives(owner) or owner.about.get("pid") in (reasons or {}):
+        return False
+    is_new = owner.name not in unexplained
+    unexplained.add(owner.name)
+    return is_new
 
 
 def verdicts(estate: Estate, parent_lives: bool, reason: str, limit: int) -> list[Outcome]:

@@ -89,6 +89,7 @@ class Sweeper:
         self._storage, self._timer, self._mine, self._limit = storage, timer, mine, limit
         self.reasons: dict[int, str] = {}
         self.whole_worker = False
+        self._unexplained: set[str] = set()
 
     def start(self) -> None:
         self.sweep()
@@ -101,10 +102,13 @@ class Sweeper:
         return False
 
     def sweep(self) -> None:
-        patiently(lambda: sweep(self._storage, self._mine, self.reasons, self._limit, self.whole_worker))
+        self._sweep(None if self.whole_worker else self._unexplained)
+
+    def _sweep(self, unexplained: set[str] | None) -> None:
+        patiently(lambda: sweep(self._storage, self._mine, self.reasons, self._limit, self.whole_worker, unexplained))
 
     def stop(self) -> None:
-        self.sweep()
+        self._sweep(None)
 
 
 class Recaller:

@@ -299,6 +299,29 @@ def test_the_reason_of_a_death_is_told_if_it_is_known(storage):
     assert "signal 9" in str(exception_from(decode(record.result, record.content_type, ("json",))))
 
 
+def test_a_round_leaves_its_own_worker_a_moment_to_say_of_what_a_child_died(storage):
+    worker = identity()
+    pid = in_a_process(lambda: take(storage, {"parent": worker}, begin=0))
+    seen = set()
+    assert sweep(storage, worker, {}, unexplained=seen) == 0
+    assert sweep(storage, worker, {pid: "signal 11 (SIGSEGV)"}, unexplained=seen) == 3
+    record = storage.records(["id-0"])["id-0"]
+    assert "signal 11" in str(exception_from(decode(record.result, record.content_type, ("json",))))
+
+
+def test_a_death_that_nobody_explains_is_not_waited_for_twice(storage):
+    worker = identity()
+    in_a_process(lambda: take(storage, {"parent": worker}, begin=0))
+    seen = set()
+    assert sweep(storage, worker, {}, unexplained=seen) == 0
+    assert sweep(storage, worker, {}, unexplained=seen) == 3
+
+
+def test_the_child_of_a_dead_worker_needs_no_explanation(storage):
+    in_a_process(lambda: take(storage, {"parent": {"pid": -1}}, begin=0))
+    assert sweep(storage, identity(), {}, unexplained=set()) == 3
+
+
 def test_a_live_process_is_never_robbed(storage):
     line = Line()
 
