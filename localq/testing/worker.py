@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from localq.worker import Worker
+from localq.worker.supervisor import die_with
 
 #: Seconds a worker may take to start, and to stop.
 LIMIT_S = 30.0
@@ -67,11 +68,13 @@ def _in_process(app: Any, pool: str, concurrency: int, queues: Sequence[str] | N
         os.write(write_end, b"!")
 
     worker = Worker(app, queues, concurrency, pool, on_ready=tell, quiet=True)
+    tests = os.getpid()
     pid = os.fork()
     if not pid:
         code = 1
         try:
             os.close(read_end)
+            die_with(tests)  # killed tests leave no worker behind
             os.setsid()  # a group of its own: Ctrl-C in the terminal stops the tests, and they stop the worker
             code = worker.run()
         finally:
