@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from localq import clock, states
+from localq import clock, faults, states
 from localq.canvas import RESULT
 from localq.context import headers_of
 from localq.exceptions import LocalqError, OperationalError, StoreBusy, StoreFull
@@ -93,6 +93,7 @@ class Consumer:
                 if turn.stale and not was_recalled:  # else the steward has settled and given back for us
                     self._report(turn.stale)
                 if turn.claims:
+                    faults.at("claim.released")
                     bell.lower()
                     self._is_hungry = len(turn.claims) < self._limit
                     outcomes = self._batch(storage, owner, turn.claims)
@@ -103,6 +104,7 @@ class Consumer:
                     bell.sleep(FLOOR_S, self._wake_read)
                     claims = handed(storage, owner, bell)
                     if claims:
+                        faults.at("hand.received")
                         outcomes = self._batch(storage, owner, claims)
             bell.lower()
             self._finish(storage, owner, outcomes)
@@ -166,9 +168,11 @@ class Consumer:
                 break
             outcomes.append(outcome)
             elapsed = time.perf_counter() - started
+            faults.at("end.returned")
             if not owner.end(outcome):
                 outcomes += map(given_back, claims[at + 1 :])
                 break
+            faults.at("end.noted")
         done = len(outcomes)
         self.executed += done
         self._limit = max(1, min(int(BATCH_S * done / max(elapsed, 1e-6)), self._limit * BATCH_GROWTH, BATCH_MOST))
@@ -189,8 +193,10 @@ class Consumer:
                 fed = feed(storage, claim, self.app.conf)
             except LocalqError as exc:
                 return self._executor.failed(task, claim, exc)
+        faults.at("start.reserved")
         if not owner.begin(claim, mode_of(task), left):
             return None
+        faults.at("start.noted")
         if task.track_started and not message.ignore_result:
             self._tell_started(storage, claim)
         try:

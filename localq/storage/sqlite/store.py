@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from localq import clock, states
+from localq import clock, faults, states
 from localq.exceptions import DuplicateTaskId, StoreReplaced
 from localq.message import Claim, Message, Outcome, Record, Turn, Want
 from localq.storage import place
@@ -197,6 +197,7 @@ class SqliteStorage:
         rows = [(*message, *place_of(message, now)) for message in messages]
         if len(rows) > 1:
             slots = self._write(lambda session: session.transact(self._put_all, session, rows))
+            faults.at("put.released")
             self._bells.ring(slots)
         else:
             self._put_alone(rows[0])
@@ -204,6 +205,7 @@ class SqliteStorage:
 
     def _put_alone(self, row: tuple[Any, ...]) -> None:
         given, slots = self._write(lambda session: session.write(self._put_one, session, row))
+        faults.at("put.released")
         self._bells.ring(slots)
         if given is not None and not self._bells.hand(*given):
             # It died, or cannot take so much at once: back to where anybody finds it.
@@ -211,6 +213,7 @@ class SqliteStorage:
 
     def _put_one(self, session: Session, row: tuple[Any, ...]) -> tuple[Given | None, list[int]]:
         """Insert one message; say to whom it was given and with what, or whom to ring."""
+        faults.at("put.held")
         is_handy = row[-2] == states.READY and len(row[2]) < MOST_HANDED
         taker = self._bells.taker(row[3]) if is_handy else None
         if taker is not None:
@@ -218,6 +221,7 @@ class SqliteStorage:
         if not session.execute(with_rows("put", 1, MESSAGE_COLUMNS), row).rowcount:
             _check_twin(session, row)
             return None, []
+        faults.at("put.written")
         if row[-2] == states.READY:
             return None, self._bells.idle(row[3], 1)
         if row[-2] == states.WAITING:
@@ -228,19 +232,24 @@ class SqliteStorage:
     def _give(self, session: Session, row: tuple[Any, ...], taker: Sleeper) -> Given | None:
         """Insert a message as claimed by somebody who sleeps, which saves it the claim."""
         held = (*row[:-2], states.HELD, f"owner:{taker.name}")
+        # Taken first: if we die after the statement, the flag that is down and no ring tell the sleeper to look.
+        self._bells.take(taker)
         rows = session.execute(with_rows("hand", 1, MESSAGE_COLUMNS), held).fetchall()
+        faults.at("put.written")
         if not rows:
+            self._bells.leave(taker)
             _check_twin(session, row)
             return None
-        self._bells.take(taker)
         return taker, (*rows[0], 0, *row[:-2])
 
     def _put_all(self, session: Session, rows: list[tuple[Any, ...]]) -> list[int]:
+        faults.at("put.held")
         for chunk in chunks(rows):
             sql = with_rows("put", len(chunk), MESSAGE_COLUMNS)
             if session.execute(sql, [value for row in chunk for value in row]).rowcount < len(chunk):
                 for row in chunk:
                     _check_twin(session, row)
+        faults.at("put.written")
         waiting = [row[14] for row in rows if row[-2] == states.WAITING]
         if waiting:
             self._bells.note_due(min(waiting))
@@ -270,6 +279,8 @@ class SqliteStorage:
         turn, slots = self._write(
             lambda session: session.write(self._settle_gated, session, settlement, outcomes, asked)
         )
+        if outcomes:
+            faults.at("settle.released")
         self._bells.ring(slots)
         if settlement.replies:
             self._bells.ring_replies(settlement.replies)
@@ -279,8 +290,8 @@ class SqliteStorage:
     def _settle_one(self, o: Outcome) -> Turn:
         """Write an end that means nothing to other messages: one statement is the whole transaction."""
         values = (o.state, o.result, o.content_type, o.checksum, o.traceback, o.children, o.worker, o.ended_at)
-        rows = self._write(lambda session: session.write(
-            lambda: session.execute(query("settle_one"), (*values, o.seq, o.token)).fetchall()))  # fmt: skip
+        rows = self._write(lambda session: session.write(_end_one, session, (*values, o.seq, o.token)))
+        faults.at("settle.released")
         if not rows:
             return Turn([], [o])
         self._bells.ring_replies((o.reply_to,), rows[0])
@@ -450,15 +461,24 @@ def _claimed(row: tuple[Any, ...]) -> Claim:
     return Claim(row[0], row[1], row[2], Message(*row[3:]))
 
 
+def _end_one(session: Session, values: tuple[Any, ...]) -> list[Any]:
+    faults.at("settle.held")
+    rows = session.execute(query("settle_one"), values).fetchall()
+    faults.at("settle.written")
+    return rows
+
+
 def _claim(session: Session, want: Want) -> list[Claim]:
     if not want.queues:
         return []
+    faults.at("claim.held")
     values = [f"owner:{want.owner}"]
     for queue in want.queues:
         values += (queue, want.limit)  # type: ignore[arg-type]
     if len(want.queues) > 1:
         values.append(want.limit)  # type: ignore[arg-type]
     rows = session.execute(claim_query(len(want.queues)), values).fetchall()
+    faults.at("claim.written")
     # RETURNING promises no order.
     rows.sort(key=lambda row: (row[7], row[0]))
     return [_claimed(row) for row in rows]
