@@ -2,7 +2,7 @@
 
 Re-exports only. The map of the house:
 
-    exceptions states clock registry signals          words
+    exceptions states clock registry signals faults   words
     serialization message config routing context      data
     canvas
     storage/                                          where work is kept

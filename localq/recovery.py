@@ -21,7 +21,7 @@ import logging
 import signal
 from typing import Any, NamedTuple
 
-from localq import clock, states
+from localq import clock, faults, states
 from localq.exceptions import ChordError, EncodeError, ImproperlyConfigured, OperationalError, Retry, WorkerLostError
 from localq.message import LEADS_BY_GROUP, Claim, Outcome
 from localq.serialization import checksum, encode, exception_data
@@ -109,11 +109,14 @@ def sweep(
         if owner.alive or _is_anothers(owner, mine) or _is_awaited(owner, reasons, unexplained):
             continue
         estate = storage.estate(owner.name)
+        faults.at("sweep.read")
         reason = (reasons or {}).get(int(str(owner.about.get("pid") or 0)), "its process is gone")
         outcomes = verdicts(estate, _parent_lives(owner) and not whole_worker, reason, limit)
         if outcomes:
             freed += len(outcomes) - len(settle_each(storage, outcomes))
+        faults.at("sweep.settled")
         storage.retire(owner.name)
+        faults.at("sweep.retired")
     return freed
 
 
@@ -132,7 +135,9 @@ def recall(storage: Storage, owner: str, batch: int) -> int:
     if estate.batch != batch:
         return 0  # it has gone on by itself
     outcomes = _waiting(estate)
-    return len(outcomes) - len(settle_each(storage, outcomes))
+    stale = settle_each(storage, outcomes)
+    faults.at("recall.settled")
+    return len(outcomes) - len(stale)
 
 
 def _waiting(estate: Estate) -> list[Outcome]:

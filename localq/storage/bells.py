@@ -127,6 +127,10 @@ class Bells:
         """Take down a sleeper's flag; called inside the gate."""
         self.board[_FLAGS_AT + sleeper.slot] = AWAKE
 
+    def leave(self, sleeper: Sleeper) -> None:
+        """Put a flag up again that was taken for nothing; called inside the same gate."""
+        self.board[_FLAGS_AT + sleeper.slot] = WANTS_WORK
+
     def silence(self, name: str) -> None:
         """Have nobody give anything to this sleeper any more, which is dead; called inside the gate."""
         for slot in range(SLOTS):
@@ -308,8 +312,9 @@ class PipeBell:
                 self._poll.register(also, select.POLLIN)
             self._also = also
         if not self._poll.poll(max(0.0, timeout_s) * 1000):
-            # Taken down and not rung: whoever did it may have died before it could ring.
-            self.is_unsure = self._is_raised and self._board[self._at] != self._flag
+            # Whoever gave something may have died before it could ring, and a ring of somebody else's, come late for
+            # an earlier sleep, have covered that up. A look is 30 us.
+            self.is_unsure = self.is_unsure or self._is_raised
             return False
         try:
             data = os.read(self._fd, 65536)

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from localq import faults
 from localq.message import Claim, Message, Outcome
 from localq.storage.base import Doing, Estate, OwnerInfo
 from localq.storage.place import allocate, make_directory, make_file, open_file, removed
@@ -125,6 +126,7 @@ class Owners:
             return
         try:
             os.pwrite(fd, _COUNT.pack(batch), _RECALLED_AT)
+            faults.at("recall.word")
         finally:
             os.close(fd)
         time.sleep(_SEEN_S)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from localq import clock, states
+from localq import clock, faults, states
 from localq.canvas import RESULT
 from localq.context import headers_of
 from localq.exceptions import LocalqError, OperationalError, StoreBusy, StoreFull
@@ -75,6 +75,7 @@ class Consumer:
         owner = storage.enlist(self._about)
         bell = storage.bell(self.queues, owner=owner.name)
         outcomes: list[Outcome] = []
+        self._looked_at = clock.monotonic()
         self._is_hungry = True
         try:
             while not self.is_stopping:
@@ -93,6 +94,7 @@ class Consumer:
                 if turn.stale and not was_recalled:  # else the steward has settled and given back for us
                     self._report(turn.stale)
                 if turn.claims:
+                    faults.at("claim.released")
                     bell.lower()
                     self._is_hungry = len(turn.claims) < self._limit
                     claims = turn.claims + self._given_meanwhile(storage, owner, bell, turn.claims)
@@ -102,8 +104,9 @@ class Consumer:
                 elif has_looked:
                     self.before_turn()
                     bell.sleep(FLOOR_S, self._wake_read)
-                    claims = handed(storage, owner, bell)
+                    claims = self._handed(storage, owner, bell)
                     if claims:
+                        faults.at("hand.received")
                         outcomes = self._batch(storage, owner, claims)
             bell.lower()
             self._finish(storage, owner, outcomes)
@@ -118,10 +121,22 @@ class Consumer:
 
     def _given_meanwhile(self, storage: Storage, owner: Owner, bell: Bell, claims: list[Claim]) -> list[Claim]:
         """Return what was handed over between the flag and the claim: a busy child may not sleep for long."""
-        if not bell.sleep(0, self._wake_read):
+        if not bell.sleep(0, self._wake_read) and not self._should_look():
             return []
         known = {(claim.seq, claim.token) for claim in claims}
-        return [claim for claim in handed(storage, owner, bell) if (claim.seq, claim.token) not in known]
+        return [claim for claim in self._handed(storage, owner, bell) if (claim.seq, claim.token) not in known]
+
+    def _handed(self, storage: Storage, owner: Owner, bell: Bell) -> list[Claim]:
+        """Return what this owner was given while it slept."""
+        copies = bell.copies()
+        if bell.is_unsure or self._should_look():
+            bell.is_unsure, self._looked_at = False, clock.monotonic()
+            return storage.estate(owner.name).claims
+        return [Claim(copy[0], copy[1], copy[2], Message(*copy[3:])) for copy in copies]
+
+    def _should_look(self) -> bool:
+        """Whether it is time to see what is held: in a steady trickle of rings no sleep grows unsure."""
+        return clock.monotonic() - self._looked_at > FLOOR_S
 
     def _finish(self, storage: Storage, owner: Owner, outcomes: list[Outcome]) -> None:
         """Settle what has ended, and give back what was handed over meanwhile."""
@@ -174,9 +189,11 @@ class Consumer:
                 break
             outcomes.append(outcome)
             elapsed = time.perf_counter() - started
+            faults.at("end.returned")
             if not owner.end(outcome):
                 outcomes += map(given_back, claims[at + 1 :])
                 break
+            faults.at("end.noted")
         done = len(outcomes)
         self.executed += done
         self._limit = max(1, min(int(BATCH_S * done / max(elapsed, 1e-6)), self._limit * BATCH_GROWTH, BATCH_MOST))
@@ -197,8 +214,10 @@ class Consumer:
                 fed = feed(storage, claim, self.app.conf)
             except LocalqError as exc:
                 return self._executor.failed(task, claim, exc)
+        faults.at("start.reserved")
         if not owner.begin(claim, task.lost_mode, left):
             return None
+        faults.at("start.noted")
         if task.track_started and not message.ignore_result:
             self._tell_started(storage, claim)
         try:
@@ -217,15 +236,6 @@ class Consumer:
     def _report(self, stale: list[Outcome]) -> None:
         for outcome in stale:
             logger.warning("Task %s was given to another worker meanwhile; this result is dropped", outcome.id)
-
-
-def handed(storage: Storage, owner: Owner, bell: Bell) -> list[Claim]:
-    """Return what this owner was given while it slept."""
-    copies = bell.copies()
-    if bell.is_unsure:
-        bell.is_unsure = False
-        return storage.estate(owner.name).claims
-    return [Claim(copy[0], copy[1], copy[2], Message(*copy[3:])) for copy in copies]
 
 
 def feed(storage: Storage, claim: Claim, conf: Any) -> tuple[Any, ...]:

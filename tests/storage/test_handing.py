@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from enum import IntEnum, StrEnum
 
 import pytest
-from forking import Line, forked, killed
+from forking import Line, ended, forked, killed
 
+from localq import faults
 from localq.message import Claim, Message, Outcome, Want
 from localq.recovery import sweep
 from localq.serialization import checksum
@@ -81,6 +83,43 @@ def test_a_copy_that_comes_late_makes_the_owner_look(storage, owner, bell, monke
     assert bell.sleep(0)
     assert bell.copies() == []
     assert bell.is_unsure
+
+
+def test_a_ring_of_somebody_else_does_not_hide_what_a_dead_producer_gave(storage, owner, bell, monkeypatch):
+    monkeypatch.setattr(storage._bells, "hand", lambda *what: True)  # as if killed before the ring
+    storage.put([message("a")])
+    storage._bells.ring([0])  # meant for an earlier sleep, and late
+    assert bell.sleep(0)
+    assert received(storage, owner, bell) == []
+    bell.raise_()
+    assert not bell.sleep(0)
+    assert ids(received(storage, owner, bell)) == ["a"]
+
+
+def test_a_producer_killed_with_a_message_given_and_the_gate_held_has_the_sleeper_look(storage, owner, bell):
+    def die(point):
+        if point == "put.written":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def put():
+        faults.at = die
+        storage.put([message("a")])
+
+    assert ended(forked(put)) == -signal.SIGKILL
+    assert place_of(storage, "a") == HELD
+    assert not bell.sleep(0)
+    assert ids(received(storage, owner, bell)) == ["a"]
+
+
+def test_a_second_put_of_the_same_leaves_the_sleeper_to_the_next(storage, owner, bell):
+    storage.put([message("a")])
+    assert bell.sleep(0)
+    received(storage, owner, bell)
+    bell.raise_()
+    storage.put([message("a")])
+    storage.put([message("b")])
+    assert bell.sleep(0)
+    assert ids(received(storage, owner, bell)) == ["b"]
 
 
 def test_a_message_that_its_sleeper_cannot_be_told_of_is_anybodys(storage, owner, bell, monkeypatch):

@@ -110,7 +110,8 @@ def test_a_message_given_to_a_child_that_is_stopped_runs_in_another(app, tasks):
         tasks.short.delay(0).get(timeout=30)
         wait_until(lambda: len(sleeping(app)) == 2, what="both children sleep")
         stopped = sleeping(app)[0]
-        os.kill(stopped, signal.SIGSTOP)
+        # In the gate, so that it is not stopped there: everybody else would wait for it.
+        app.storage._session().gate.hold(stop, stopped)
         try:
             results = [tasks.short.delay(number) for number in range(3)]
             assert [result.get(timeout=30) for result in results] == [0, 1, 2]
@@ -118,6 +119,13 @@ def test_a_message_given_to_a_child_that_is_stopped_runs_in_another(app, tasks):
             os.kill(stopped, signal.SIGCONT)
         assert tasks.short.delay(7).get(timeout=30) == 7
     assert redeliveries(app) == 0
+
+
+def stop(pid):
+    """Stop a process, and wait until it has stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{pid}/stat")
+    wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", what=f"{pid} is stopped")
 
 
 def sleeping(app):

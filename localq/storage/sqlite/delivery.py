@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from localq import states
+from localq import faults, states
 from localq.exceptions import DuplicateTaskId
 from localq.storage.base import DUE_BELL
 from localq.storage.bells import Bells, Sleeper
@@ -35,6 +35,7 @@ def put_one(bells: Bells, execute: Callable[..., Any], row: Columns) -> tuple[Gi
     Raises:
         DuplicateTaskId: the id belongs to another call.
     """
+    faults.at("put.held")
     place = row[-2]
     taker = bells.taker(row[3]) if place == states.READY and len(row[2]) < MOST_HANDED else None
     if taker is not None:
@@ -45,6 +46,7 @@ def put_one(bells: Bells, execute: Callable[..., Any], row: Columns) -> tuple[Gi
     if not execute(with_rows("put", 1, MESSAGE_COLUMNS), row).rowcount:
         _check_twin(execute, row)
         return None, []
+    faults.at("put.written")
     if place == states.READY:
         return None, bells.idle(row[3], 1)
     return None, bells.idle(DUE_BELL, 64) if place == states.WAITING else []
@@ -53,21 +55,26 @@ def put_one(bells: Bells, execute: Callable[..., Any], row: Columns) -> tuple[Gi
 def _give(bells: Bells, execute: Callable[..., Any], row: Columns, taker: Sleeper) -> Given | None:
     """Insert a message as claimed by somebody who sleeps, which saves it the claim."""
     held = (*row[:-2], states.HELD, f"owner:{taker.name}")
+    # Taken first: if we die after the statement, the flag that is down and no ring tell the sleeper to look.
+    bells.take(taker)
     rows = execute(with_rows("hand", 1, MESSAGE_COLUMNS), held).fetchall()
+    faults.at("put.written")
     if not rows:
+        bells.leave(taker)
         _check_twin(execute, row)
         return None
-    bells.take(taker)
     return taker, (*rows[0], 0, *row[:-2])
 
 
 def put_all(bells: Bells, execute: Callable[..., Any], rows: list[Columns]) -> list[int]:
     """Insert many messages, inside a transaction; returns the slots to ring."""
+    faults.at("put.held")
     for chunk in chunks(rows):
         sql = with_rows("put", len(chunk), MESSAGE_COLUMNS)
         if execute(sql, [value for row in chunk for value in row]).rowcount < len(chunk):
             for row in chunk:
                 _check_twin(execute, row)
+    faults.at("put.written")
     waiting = [row[14] for row in rows if row[-2] == states.WAITING]
     if waiting:
         bells.note_due(min(waiting))

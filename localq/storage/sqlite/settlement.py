@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from localq import states
+from localq import faults, states
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Message, Outcome
 from localq.serialization import checksum
 from localq.storage.base import DUE_BELL
@@ -46,6 +46,7 @@ class Settlement:
     def apply(self, execute: Callable[..., Any], outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Write outcomes; return those whose claim was stale."""
         self.execute = execute
+        faults.at("settle.held")
         open_ones = self._end([outcome for outcome in outcomes if outcome.ended])
         stale = []
         for outcome in outcomes:
@@ -59,6 +60,7 @@ class Settlement:
                 execute(query("charge"), (outcome.charged, outcome.seq))
             if outcome.leads or outcome.sends:
                 self._follow(outcome)
+        faults.at("settle.written")
         return stale
 
     def _is_written(self, outcome: Outcome, has_ended: bool) -> bool:

@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from localq import clock
+from localq import clock, faults
 from localq.exceptions import StoreReplaced
 from localq.message import Claim, Message, Outcome, Record, Turn, Want
 from localq.storage import place
@@ -199,11 +199,13 @@ class SqliteStorage:
             self._put_one(rows[0])
         else:
             slots = self._write(lambda session: session.transact(put_all, self._bells, session.execute, rows))
+            faults.at("put.released")
             self._bells.ring(slots)
         self._wrote()
 
     def _put_one(self, row: Columns) -> None:
         given, slots = self._write(lambda session: session.write(put_one, self._bells, session.execute, row))
+        faults.at("put.released")
         self._bells.ring(slots)
         if given is not None and not self._bells.hand(*given):
             # It died, or cannot take so much at once: back to where anybody finds it.
@@ -230,6 +232,8 @@ class SqliteStorage:
         turn, slots = self._write(
             lambda session: session.write(self._settle_gated, session, settlement, outcomes, asked)
         )
+        if outcomes:
+            faults.at("settle.released")
         self._bells.ring(slots)
         if settlement.replies:
             self._bells.ring_replies(settlement.replies)
@@ -239,8 +243,8 @@ class SqliteStorage:
     def _settle_one(self, o: Outcome) -> Turn:
         """Write an end that means nothing to other messages: one statement is the whole transaction."""
         values = (o.state, o.result, o.content_type, o.checksum, o.traceback, o.children, o.worker, o.ended_at)
-        rows = self._write(lambda session: session.write(
-            lambda: session.execute(query("settle_one"), (*values, o.seq, o.token)).fetchall()))  # fmt: skip
+        rows = self._write(lambda session: session.write(_end_one, session, (*values, o.seq, o.token)))
+        faults.at("settle.released")
         if not rows:
             return Turn([], [o])
         self._bells.ring_replies((o.reply_to,), rows[0])
@@ -434,15 +438,24 @@ def _claimed(row: tuple[Any, ...]) -> Claim:
     return Claim(row[0], row[1], row[2], Message(*row[3:]))
 
 
+def _end_one(session: Session, values: tuple[Any, ...]) -> list[Any]:
+    faults.at("settle.held")
+    rows = session.execute(query("settle_one"), values).fetchall()
+    faults.at("settle.written")
+    return rows
+
+
 def _claim(session: Session, want: Want) -> list[Claim]:
     if not want.queues:
         return []
+    faults.at("claim.held")
     values = [f"owner:{want.owner}"]
     for queue in want.queues:
         values += (queue, want.limit)  # type: ignore[arg-type]
     if len(want.queues) > 1:
         values.append(want.limit)  # type: ignore[arg-type]
     rows = session.execute(claim_query(len(want.queues)), values).fetchall()
+    faults.at("claim.written")
     # RETURNING promises no order.
     rows.sort(key=lambda row: (row[7], row[0]))
     return [_claimed(row) for row in rows]
