@@ -78,7 +78,7 @@ def children_of(pid: int) -> list[int]:
     """The live child processes of a process, oldest first."""
     try:
         return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return []
 
 

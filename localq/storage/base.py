@@ -143,8 +143,8 @@ class Owner(Protocol):
         Returns False if it could not be noted: then settle before the next task begins.
         """
 
-    def settled(self) -> None:
-        """Note that everything noted is settled."""
+    def settled(self) -> bool:
+        """Note that everything noted is settled. Returns whether the batch that begins was recalled meanwhile."""
 
     def close(self) -> None:
         """Give the right up; claims still held count as a dead owner's."""
@@ -156,8 +156,7 @@ class Bell(Protocol):
     Raise it first, look second, sleep third: a ring between look and sleep ends the sleep at once.
 
     Attributes:
-        is_unsure: for an owner's bell: it may have been given a message whose copy did not come. Its `estate`
-            tells; whoever has looked there says so by setting this to False.
+        is_unsure: for an owner's bell: it may have been given a message whose copy did not come. Its `estate` tells.
         raised: how often it was raised.
     """
 
@@ -178,6 +177,9 @@ class Bell(Protocol):
 
         With `also`, a descriptor: until that can be read, too. Storages that are not shared ignore it.
         """
+
+    def looked(self) -> None:
+        """Be sure again: the owner looks now at what it holds, and copies of that which come later are void."""
 
     def copies(self) -> list[tuple[Any, ...]]:
         """Return, once, what the last ring brought: fields of a claim for an owner, of a record for a waiter.

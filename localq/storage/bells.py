@@ -337,6 +337,12 @@ class PipeBell:
                 self.is_unsure = True
             at += length
 
+    def looked(self) -> None:
+        # Another number: whoever took the flag down before may have written its message and not rung yet.
+        self.is_unsure = False
+        self.raised += 1
+        self._copies.clear()
+
     def copies(self) -> list[tuple[Any, ...]]:
         copies, self._copies = self._copies, []
         return copies

@@ -54,12 +54,19 @@ _NAMES = (
 BLOCKED = tuple(int(getattr(signal, f"SIG{name}")) for name in _NAMES if hasattr(signal, f"SIG{name}"))
 
 
+class Closed(Exception):
+    """Another thread closed this way through the gate."""
+
+
 class Gate:
     """One thread's way through the gate. Each thread has its own descriptor: flock tells descriptors apart."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd = open_file(path, os.O_RDWR)
+        #: The descriptor until it is closed: only one can pop it.
+        self._open = [self._fd]
+        self._holds, self._is_closed, self._pid = 0, False, os.getpid()
         self._on_main_thread = threading.current_thread() is threading.main_thread()
 
     def hold(self, work: Callable[..., T], *args: object) -> T:
@@ -67,22 +74,31 @@ class Gate:
 
         Raises:
             StoreBusy: the gate stayed shut for WAIT_LIMIT_S; names who holds it.
+            Closed: another thread has closed it.
         """
         deadline, sleep_s, spins = 0.0, SHORTEST_S, SPINS
-        while True:
-            held, result = self._try(work, args)
-            if held:
-                return result  # type: ignore[return-value]  # it is work's answer when the gate was held
-            if spins:
-                spins -= 1
-                os.sched_yield()
-                continue
-            if not deadline:
-                deadline = time.monotonic() + WAIT_LIMIT_S
-            elif time.monotonic() > deadline:
-                raise StoreBusy(f"{self.path} has been locked for {WAIT_LIMIT_S:g} s by {holder(self.path)}")
-            time.sleep(sleep_s)
-            sleep_s = min(sleep_s * 1.5, LONGEST_S)
+        self._holds += 1
+        try:
+            if self._is_closed:
+                raise Closed
+            while True:
+                held, result = self._try(work, args)
+                if held:
+                    return result  # type: ignore[return-value]  # it is work's answer when the gate was held
+                if spins:
+                    spins -= 1
+                    os.sched_yield()
+                    continue
+                if not deadline:
+                    deadline = time.monotonic() + WAIT_LIMIT_S
+                elif time.monotonic() > deadline:
+                    raise StoreBusy(f"{self.path} has been locked for {WAIT_LIMIT_S:g} s by {holder(self.path)}")
+                time.sleep(sleep_s)
+                sleep_s = min(sleep_s * 1.5, LONGEST_S)
+        finally:
+            self._holds -= 1
+            if self._is_closed and not self._holds:
+                self._close()
 
     def _try(self, work: Callable[..., T], args: tuple[object, ...]) -> tuple[bool, T | None]:
         """Lock and run, or find the gate shut. Signals come in between two tries, so Ctrl-C ends a wait."""
@@ -107,8 +123,20 @@ class Gate:
             set_mask(signal.SIG_SETMASK, before)
 
     def close(self) -> None:
-        """Close the descriptor. In a forked child this leaves the parent's lock alone; LOCK_UN would not."""
-        os.close(self._fd)
+        """Close the descriptor. In a forked child this leaves the parent's lock alone; LOCK_UN would not.
+
+        While its thread waits or is inside, it is that thread that closes it: the number would soon be another's
+        descriptor, and two threads that share one are both inside.
+        """
+        self._is_closed = True
+        if not self._holds or os.getpid() != self._pid:
+            self._close()
+
+    def _close(self) -> None:
+        try:
+            os.close(self._open.pop())
+        except IndexError:
+            return  # the other thread was faster
 
 
 def _locked(fd: int) -> bool:

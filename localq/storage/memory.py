@@ -141,8 +141,9 @@ class MemoryOwner:
             self.started = None
         return self._journal
 
-    def settled(self) -> None:
+    def settled(self) -> bool:
         self.started, self.ended, self.left = None, [], 0
+        return self.recalled == self.batch
 
     def close(self) -> None:
         self.is_alive = False
@@ -188,6 +189,9 @@ class MemoryBell:
         rung = self._rung.wait(max(0.0, timeout_s))
         self._rung.clear()
         return rung
+
+    def looked(self) -> None:
+        """Nothing is ever given here."""
 
     def copies(self) -> list[tuple[Any, ...]]:
         return []

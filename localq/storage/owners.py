@@ -20,6 +20,7 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,15 @@ class Owners:
         path, hidden = self.directory / name, self.directory / f".{name}"
         # Locked under a hidden name first: nobody ever sees a named file that is not locked.
         facts = {**identity(), **about}
+        self._mine[name] = facts  # before there is a file: others' rounds of this process must not open it
         try:
             make_file(hidden, json.dumps(facts).encode())
             fd = open_file(hidden, os.O_RDWR)
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             notes = _make_notes(self.directory / f"{name}.notes") if journal else None
-            self._mine[name] = facts
             os.rename(hidden, path)
         except FileNotFoundError:
+            self._mine.pop(name)
             raise removed(self.directory.parent) from None
         return LockedOwner(self, name, fd, notes)
 
@@ -90,13 +92,27 @@ class Owners:
         finally:
             os.close(fd)
 
-    def infos(self) -> list[OwnerInfo]:
-        """Return everybody who has a file here."""
+    def infos(self, named: Sequence[str] = ()) -> list[OwnerInfo]:
+        """Return everybody who has a file here, and those named who have none any more: they are dead."""
         try:
-            names = sorted(entry for entry in os.listdir(self.directory) if "." not in entry)
+            entries = os.listdir(self.directory)
         except FileNotFoundError:
             raise removed(self.directory.parent) from None
+        for entry in entries:
+            if entry.startswith("."):
+                self._tidy(entry)
+        names = sorted({*(entry for entry in entries if "." not in entry), *named})
         return [OwnerInfo(name, self.is_alive(name), self._about(name), self.doing(name)) for name in names]
+
+    def _tidy(self, hidden: str) -> None:
+        """Remove what is left of a process that died while it enlisted."""
+        name = hidden[1:]
+        # A file that is still empty may belong to somebody who is about to fill and to lock it.
+        # Its lock is tried last: to try it is to hold it for a moment, and its owner may be about to take it.
+        facts = self._about(hidden) if name not in self._mine else {}
+        if facts and not is_running(facts) and not self.is_alive(hidden):
+            for path in (self.directory / f"{name}.notes", self.directory / hidden):
+                path.unlink(missing_ok=True)
 
     def _about(self, name: str) -> dict[str, object]:
         if name in self._mine:
@@ -201,10 +217,12 @@ class LockedOwner:
         _COUNT.pack_into(self._notes, _USED_AT, self._used)
         return True
 
-    def settled(self) -> None:
+    def settled(self) -> bool:
         self._used = 0
-        if self._notes is not None:
-            _SLOT.pack_into(self._notes, 0, self._batch, 0, 0, 0, 0, 0)
+        if self._notes is None:
+            return False
+        _SLOT.pack_into(self._notes, 0, self._batch, 0, 0, 0, 0, 0)
+        return self._is_recalled()
 
     def close(self) -> None:
         if self._owners._mine.pop(self.name, None) is None:

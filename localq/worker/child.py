@@ -89,7 +89,7 @@ class Consumer:
                 turn = self._turn(storage, owner, outcomes)
                 if turn is None:
                     break
-                owner.settled()
+                was_recalled = owner.settled() or was_recalled
                 outcomes = []
                 if turn.stale and not was_recalled:  # else the steward has settled and given back for us
                     self._report(turn.stale)
@@ -130,7 +130,8 @@ class Consumer:
         """Return what this owner was given while it slept."""
         copies = bell.copies()
         if bell.is_unsure or self._should_look():
-            bell.is_unsure, self._looked_at = False, clock.monotonic()
+            self._looked_at = clock.monotonic()
+            bell.looked()
             return storage.estate(owner.name).claims
         return [Claim(copy[0], copy[1], copy[2], Message(*copy[3:])) for copy in copies]
 
@@ -229,9 +230,14 @@ class Consumer:
                                       leads=message.leads, reply_to=message.reply_to), exc)  # fmt: skip
 
     def _tell_started(self, storage: Storage, claim: Claim) -> None:
-        storage.update(claim.seq, claim.token, Outcome(
-            claim.seq, claim.token, claim.message.id, states.STARTED, ended=False, worker=self.hostname,
-        ))  # fmt: skip
+        started = Outcome(
+            claim.seq, claim.token, claim.message.id, states.STARTED, ended=False, worker=self.hostname
+        )  # fmt: skip
+        try:
+            storage.update(claim.seq, claim.token, started)
+        except (StoreFull, StoreBusy) as exc:
+            # Nobody sees that it runs; that it ends will be written.
+            logger.warning("that task %s has started cannot be written: %s", claim.message.id, exc)
 
     def _report(self, stale: list[Outcome]) -> None:
         for outcome in stale:

@@ -217,6 +217,42 @@ def test_a_busy_child_does_not_leave_what_it_was_given_lying(app, monkeypatch):
     assert len(set(ran)) == len(ran)
 
 
+def test_what_an_owner_has_found_by_itself_is_not_brought_to_it_again(storage, owner, bell, monkeypatch):
+    """A producer that is slow between its commit and its ring, and an owner that looks between the two."""
+    late = []
+    monkeypatch.setattr(storage._bells, "hand", lambda *what: late.append(what) or True)
+    storage.put([message("a")])
+    bell.lower()
+    bell.looked()
+    assert ids(storage.estate(owner.name).claims) == ["a"]
+    monkeypatch.undo()
+    storage._bells.hand(*late[0])
+    assert bell.sleep(0)
+    assert bell.copies() == []
+    assert bell.is_unsure
+
+
+def test_what_an_owner_has_begun_by_itself_is_not_taken_back(storage, owner, bell, monkeypatch):
+    def is_found_first(*_):
+        (claim,) = storage.estate(owner.name).claims
+        assert owner.begin(claim, 0)
+        return False
+
+    owner.turn()
+    monkeypatch.setattr(storage._bells, "hand", is_found_first)
+    storage.put([message("a")])
+    assert place_of(storage, "a") == HELD
+
+
+def test_what_was_taken_back_from_an_owner_cannot_begin(storage, owner, bell, monkeypatch):
+    owner.turn()
+    held = []
+    monkeypatch.setattr(storage._bells, "hand", lambda *_: held.extend(storage.estate(owner.name).claims))
+    storage.put([message("a")])
+    assert place_of(storage, "a") == READY
+    assert not owner.begin(held[0], 0)
+
+
 def test_a_bell_that_is_lowered_is_not_unsure(bell):
     bell.lower()
     assert not bell.sleep(0)

@@ -26,7 +26,9 @@ from localq.exceptions import (
     StoreVersionError,
 )
 from localq.message import Message, Outcome, Want
-from localq.storage.sqlite import SqliteStorage
+from localq.storage.gate import Gate
+from localq.storage.sqlite import SqliteStorage, sync
+from localq.storage.sqlite import session as session_module
 from localq.storage.sqlite.queries import HERE, query, whole
 from localq.storage.sqlite.queries import claim as claim_query
 from localq.storage.sqlite.session import VERSION, migrations
@@ -516,6 +518,88 @@ def test_a_signal_handler_may_send_in_the_middle_of_a_read(directory):
         done.wait()
 
 
+def test_a_thread_that_waits_at_the_gate_while_another_closes_its_session_writes_with_a_new_one(storage, directory):
+    """As when the WAL was replaced: whoever notices first closes all. A number that is closed is another's soon."""
+    turn = threading.Event()
+
+    def put_twice():
+        storage.put([message("first")])
+        turn.wait(30)
+        storage.put([message("waited")])
+
+    thread = threading.Thread(target=put_twice)
+    thread.start()
+    wait_until(lambda: storage.records(["first"]))
+    (session,) = [session for session in storage._sessions if session is not storage._session()]
+    inside, go_on = Line(), Line()
+    pid = forked(lambda: Gate(directory / "gate.lock").hold(lambda: (inside.say(), go_on.hear())))
+    inside.hear()
+    try:
+        turn.set()
+        wait_until(lambda: session.gate._holds, what="the thread waits at the gate")
+        session.close()
+    finally:
+        go_on.say()
+        assert ended(pid) == 0
+        thread.join()
+    assert set(storage.records(["first", "waited"])) == {"first", "waited"}
+    assert session.gate._open == []
+
+
+def test_what_the_syncing_thread_has_open_does_not_cross_a_fork(storage):
+    storage.put([message("a")])
+    copy = sync._copied(storage._session().wal_fd)
+
+    def child():
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(copy)
+
+    assert ended(forked(child)) == 0
+    sync._let_go(copy)
+
+
+BUSY_TO_THE_END = """
+import atexit, sys, threading, time
+from localq import LocalQ
+
+app = LocalQ("x", store=sys.argv[1])
+closed, one_has_sent, other_opens = threading.Event(), threading.Event(), threading.Event()
+# Before localq's own, so called after it.
+atexit.register(lambda: (closed.set(), other_opens.wait()))
+app.send_task("first")
+
+from localq.storage.sqlite import store
+session = store.Session
+
+def slow(directory):
+    if threading.current_thread() is other:
+        other_opens.set()
+        time.sleep(60)
+    return session(directory)
+
+store.Session = slow
+
+def send():
+    closed.wait()
+    app.send_task("more")
+    one_has_sent.set()
+    time.sleep(60)
+
+def send_too():
+    one_has_sent.wait()
+    app.send_task("never")
+
+one, other = (threading.Thread(target=act, daemon=True) for act in (send, send_too))
+one.start()
+other.start()
+"""
+
+
+def test_a_process_ends_though_a_daemon_thread_is_opening_the_store(tmp_path):
+    """Of clients with 8 daemon threads that send all the time, most hang so at their end."""
+    subprocess.run([sys.executable, "-c", BUSY_TO_THE_END, str(tmp_path / "store")], check=True, timeout=4)
+
+
 def test_threads_that_end_take_their_connections_with_them(storage):
     storage.put([message("a")])
 
@@ -791,6 +875,43 @@ def test_a_steward_keeps_the_wal_small(storage, directory):
     storage.maintain()
     assert wal_size(directory) < 4 * 1024 * 1024
     assert storage.counts()[0].number == 8
+
+
+READER = """
+import sys
+from pathlib import Path
+from localq.storage.sqlite import SqliteStorage
+connection = SqliteStorage(Path(sys.argv[1]))._session().connection
+connection.execute("begin")
+connection.execute("select count(*) from messages").fetchone()
+print("reads", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("who", ["writer", "steward"])
+def test_a_reader_that_takes_its_time_keeps_no_writer_waiting(directory, monkeypatch, who):
+    """A checkpoint that cannot have the whole WAL takes what it can, and does not wait in the gate for the rest."""
+    monkeypatch.setattr(session_module, "FOREIGN_WAIT_MS", 600_000)  # whoever waits for the reader waits for ever
+    monkeypatch.setattr(session_module, "WAL_LIMIT", 50_000 if who == "writer" else 10**9)
+    storage = SqliteStorage(directory)
+    storage.put([message("first")])
+    command = [sys.executable, "-c", READER, str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        try:
+            assert reader.stdout.readline() == "reads\n"
+            for number in range(6):
+                storage.put([message(f"m{number}", b"x" * 1_000_000)])
+            if who == "steward":
+                storage.maintain()
+        finally:
+            reader.communicate()
+    # Nobody reads any more: the next checkpoint gets all of it.
+    storage.put([message("last")])
+    storage.maintain()
+    assert wal_size(directory) < 4 * 1024 * 1024
+    assert storage.counts()[0].number == 8
+    storage.close()
 
 
 def test_after_the_last_close_the_database_alone_has_everything(storage, directory, tmp_path):

@@ -163,6 +163,10 @@ select seq, token, redeliveries,
     retries, sent_at, visible_at, expires_at, ignore_result, after, waits_for, group_id, position, leads
 from messages where place = 'held' and hold = ? order by priority, seq;
 
+-- name: holders
+-- Every owner that holds something; a ';' comes next after ':'.
+select distinct hold from messages where place = 'held' and hold > 'owner:' and hold < 'owner;';
+
 -- name: due
 select visible_at from messages where place = 'waiting' order by visible_at limit ?;
 

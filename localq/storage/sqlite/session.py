@@ -33,7 +33,7 @@ from localq.exceptions import (
     StoreUntrusted,
     StoreVersionError,
 )
-from localq.storage.gate import Gate
+from localq.storage.gate import Closed, Gate
 from localq.storage.place import MARK, file_fault, make_file, open_file, removed
 from localq.storage.sqlite.queries import HERE
 
@@ -124,6 +124,8 @@ class Session:
         """
         try:
             result: T = self.gate.hold(self._checked, work, args)
+        except Closed:
+            raise Gone from None
         except sqlite3.Error as exc:
             raise translated(exc, self.path) from exc
         return result
@@ -133,8 +135,16 @@ class Session:
             size = self._wal_size()
             result = work(*args)
             if size > WAL_LIMIT:
-                self.execute("pragma wal_checkpoint(truncate)")
+                self._checkpoint()
             return result
+
+    def _checkpoint(self) -> None:
+        """Move what can be moved; inside the gate, so no reader is waited for: everybody would wait with us."""
+        self.execute("pragma busy_timeout = 0")
+        try:
+            self.execute("pragma wal_checkpoint(truncate)")
+        finally:
+            self.execute(f"pragma busy_timeout = {FOREIGN_WAIT_MS}")
 
     def _wal_size(self) -> int:
         """Return the size of the WAL, having made sure that it is ours.
@@ -195,7 +205,7 @@ class Session:
                 raise Gone
             is_large = os.fstat(self.wal_fd).st_size > limit
         if is_large:
-            self.write(self.execute, "pragma wal_checkpoint(truncate)")
+            self.write(self._checkpoint)
 
     def is_current(self) -> bool:
         """Whether the files at the store's path are the ones this connection has open."""

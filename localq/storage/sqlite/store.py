@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import sys
 import threading
 import time
 import weakref
@@ -208,8 +209,19 @@ class SqliteStorage:
         faults.at("put.released")
         self._bells.ring(slots)
         if given is not None and not self._bells.hand(*given):
-            # It died, or cannot take so much at once: back to where anybody finds it.
-            self.settle([Outcome(given[1][0], given[1][1], row[0], ended=False)])
+            sleeper, (seq, token, *_) = given
+            self._take_back(sleeper.name, Outcome(seq, token, row[0], ended=False))
+
+    def _take_back(self, owner: str, given_back: Outcome) -> None:
+        """Have anybody find what an owner cannot be told of: it died, or its pipe cannot take so much at once."""
+        doing = self._owners.doing(owner)
+        if doing is not None:
+            # It may be awake and have found it by itself, and then it may have begun.
+            estate = self.estate(owner, recalled=doing.batch)
+            begun = [estate.started, *((ended.seq, ended.token) for ended in estate.ended)]
+            if estate.batch != doing.batch or (given_back.seq, given_back.token) in begun:
+                return
+        self.settle([given_back])
 
     # -- Settle and claim ----------------------------------------------------------------------
 
@@ -365,8 +377,9 @@ class SqliteStorage:
         return self._owners.enlist(about, journal)
 
     def owners(self) -> list[OwnerInfo]:
-        self._session()
-        return self._owners.infos()
+        # Rows first: whoever claims later has its file by then.
+        named = [hold.partition(":")[2] for (hold,) in self._read(query("holders"))]
+        return self._owners.infos(named)
 
     def retire(self, owner: str) -> None:
         # Whoever saw its flag up has put its message once we are through the gate: then the next sweep finds it.
@@ -425,7 +438,8 @@ class _Guard:
 
     def __del__(self) -> None:
         store = self._store()
-        if store is not None and os.getpid() == self._pid:
+        # At the interpreter's end a daemon thread may hold what `release` waits for, and runs no more.
+        if store is not None and os.getpid() == self._pid and not sys.is_finalizing():
             store.release(self._session)
 
 

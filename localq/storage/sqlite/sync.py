@@ -30,6 +30,10 @@ DELAY_S = 0.035
 
 _sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
+#: The threads' descriptors: none of them may cross a fork. Changed under a lock that is held during one.
+_copies: set[int] = set()
+_changing = threading.RLock()
+
 
 class Syncer:
     """Syncs one store for one process.
@@ -75,10 +79,14 @@ class Syncer:
                 self._asked = self._last
                 self._bells.ring_idle(SYNC_BELL, 1)
             return
+        try:
+            # The thread has a descriptor of its own: the writer's may be closed by then.
+            copy = _copied(wal)
+        except OSError:
+            return  # another thread has closed the store just now, which syncs
         self._wake = threading.Event()
         # One thread a burst, not one for ever: an idle client has no thread of ours.
-        # It has a descriptor of its own: the writer's may be closed by then.
-        self._thread = threading.Thread(target=self._sync_later, args=(os.dup(wal),), name="localq-sync", daemon=True)
+        self._thread = threading.Thread(target=self._sync_later, args=(copy,), name="localq-sync", daemon=True)
         # Born with every signal blocked: a handler that it received would run on the main thread at any moment.
         before = set_mask(signal.SIG_BLOCK, BLOCKED)
         try:
@@ -96,4 +104,26 @@ class Syncer:
             # The next write's own check says what happened to the store; nobody waits for this thread.
             return
         finally:
-            os.close(wal)
+            _let_go(wal)
+
+
+def _copied(wal: int) -> int:
+    with _changing:
+        copy = os.dup(wal)
+        _copies.add(copy)
+    return copy
+
+
+def _let_go(copy: int) -> None:
+    with _changing:
+        _copies.discard(copy)
+        os.close(copy)
+
+
+def _close_inherited() -> None:
+    _changing.release()
+    while _copies:
+        os.close(_copies.pop())
+
+
+os.register_at_fork(before=_changing.acquire, after_in_parent=_changing.release, after_in_child=_close_inherited)

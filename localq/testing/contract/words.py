@@ -65,7 +65,7 @@ def received(storage: Storage, owner: Owner, bell: Bell) -> list[Claim]:
     copies = bell.copies()
     given = [Claim(copy[0], copy[1], copy[2], Message(*copy[3:])) for copy in copies]
     if bell.is_unsure:
-        bell.is_unsure = False
+        bell.looked()
         given = storage.estate(owner.name).claims
     return given + take(storage, owner)
 
