@@ -147,27 +147,41 @@ class Bells:
         if _FRAME.size + len(data) > _PIPE_BUF:
             return False
         with self._ringing:
-            return self._write(sleeper.slot, _FRAME.pack(sleeper.raised, len(data)) + data)
+            return self._write(sleeper.slot, _FRAME.pack(sleeper.raised, len(data)) + data, sleeper.name)
 
     def ring_idle(self, queue: str, count: int) -> None:
         """Wake up to `count` sleepers that serve a queue; called inside the gate."""
         self.ring(self.idle(queue, count))
 
-    def ring_replies(self, names: Collection[str | None], copy: tuple[Any, ...] | None = None) -> None:
-        """Wake those who wait for messages with one of these `reply_to`, with a copy of the record that ended."""
+    def waiters(self, names: Collection[str | None]) -> list[Sleeper]:
+        """Take down the flags of those who wait for messages with one of these `reply_to`; called inside the gate.
+
+        Inside, so that the number is of a raising before the end: a waiter that has seen it by then and asks for
+        something new must not take a copy of the old end for an answer.
+        """
         board = self.board
         slot = board.find(_REPLY, _FLAGS_AT, _ROWS_AT)
         if slot < 0:
-            return
+            return []
+        found = []
         wanted = {_reply_code(ANY), *map(_reply_code, names)}
         while slot >= 0:
-            _, _, replies, _, raised = _ROW.unpack_from(board, _ROWS_AT + (slot - _FLAGS_AT) * _ROW.size)
+            name, _, replies, _, raised = _ROW.unpack_from(board, _ROWS_AT + (slot - _FLAGS_AT) * _ROW.size)
             if replies in wanted:
                 board[slot] = AWAKE
-                sleeper = Sleeper(slot - _FLAGS_AT, "", raised)
-                if copy is None or not self.hand(sleeper, copy):
-                    self.ring([sleeper.slot])
+                found.append(Sleeper(slot - _FLAGS_AT, name.decode(), raised))
             slot = board.find(_REPLY, slot + 1, _ROWS_AT)
+        return found
+
+    def tell(self, waiters: Sequence[Sleeper], copy: tuple[Any, ...] | None = None) -> None:
+        """Ring waiters, with a copy of the record that ended if it fits."""
+        for waiter in waiters:
+            if copy is None or not self.hand(waiter, copy):
+                self.ring([waiter.slot])
+
+    def ring_replies(self, names: Collection[str | None]) -> None:
+        """Ring plainly those who wait for messages with one of these `reply_to`."""
+        self.tell(self.waiters(names))
 
     def ring(self, slots: Sequence[int]) -> None:
         """Ring plainly in the pipes of these slots."""
@@ -176,8 +190,10 @@ class Bells:
                 for slot in slots:
                     self._write(slot, _RING)
 
-    def _write(self, slot: int, frame: bytes) -> bool:
+    def _write(self, slot: int, frame: bytes, asked: str = "") -> bool:
         name = _ROW.unpack_from(self.board, _ROWS_AT + slot * _ROW.size)[0]
+        if asked and asked.encode() != name:
+            return False  # the slot is another's by now
         known = self._pipes.get(slot)
         if known is None or known[0] != name:
             if known is not None:
@@ -299,6 +315,9 @@ class PipeBell:
 
     def lower(self) -> None:
         self._is_raised = False
+        # Another number: whoever took the flag down before may have written its message and not rung yet. By the
+        # time it does, the message may have been recalled and be in other hands.
+        self.raised += 1
         self._board[self._at] = AWAKE
 
     def is_up(self) -> bool:
@@ -338,7 +357,6 @@ class PipeBell:
             at += length
 
     def looked(self) -> None:
-        # Another number: whoever took the flag down before may have written its message and not rung yet.
         self.is_unsure = False
         self.raised += 1
         self._copies.clear()

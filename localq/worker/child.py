@@ -79,12 +79,12 @@ class Consumer:
         self._is_hungry = True
         try:
             while not self.is_stopping:
-                if self._is_hungry:
+                has_looked = not self._goes_first(outcomes)
+                if self._is_hungry and has_looked:
                     # Raised before the last look, so that nothing can arrive unseen between look and sleep.
                     bell.raise_()
-                else:
+                elif not self._is_hungry:
                     self.before_turn()
-                has_looked = not self._goes_first(outcomes)
                 was_recalled = owner.turn()
                 turn = self._turn(storage, owner, outcomes)
                 if turn is None:
@@ -94,11 +94,7 @@ class Consumer:
                 if turn.stale and not was_recalled:  # else the steward has settled and given back for us
                     self._report(turn.stale)
                 if turn.claims:
-                    faults.at("claim.released")
-                    bell.lower()
-                    self._is_hungry = len(turn.claims) < self._limit
-                    claims = turn.claims + self._given_meanwhile(storage, owner, bell, turn.claims)
-                    outcomes = self._batch(storage, owner, claims)
+                    outcomes = self._claimed(storage, owner, bell, turn.claims)
                 elif not self._is_hungry:
                     self._is_hungry = True
                 elif has_looked:
@@ -119,21 +115,34 @@ class Consumer:
             self._wake_write, closing = -1, self._wake_write
             os.close(closing)
 
-    def _given_meanwhile(self, storage: Storage, owner: Owner, bell: Bell, claims: list[Claim]) -> list[Claim]:
-        """Return what was handed over between the flag and the claim: a busy child may not sleep for long."""
-        if not bell.sleep(0, self._wake_read) and not self._should_look():
-            return []
-        known = {(claim.seq, claim.token) for claim in claims}
-        return [claim for claim in self._handed(storage, owner, bell) if (claim.seq, claim.token) not in known]
+    def _claimed(self, storage: Storage, owner: Owner, bell: Bell, claims: list[Claim]) -> list[Outcome]:
+        """Run what was claimed; what was handed over between flag and claim is for those whose hands are free."""
+        faults.at("claim.released")
+        bell.lower()
+        self._is_hungry = len(claims) < self._limit
+        if bell.sleep(0, self._wake_read) or self._should_look():
+            self._give_back_unknown(storage, owner, bell, claims)
+        return self._batch(storage, owner, claims)
 
     def _handed(self, storage: Storage, owner: Owner, bell: Bell) -> list[Claim]:
         """Return what this owner was given while it slept."""
-        copies = bell.copies()
+        claims = [Claim(copy[0], copy[1], copy[2], Message(*copy[3:])) for copy in bell.copies()]
         if bell.is_unsure or self._should_look():
-            self._looked_at = clock.monotonic()
-            bell.looked()
-            return storage.estate(owner.name).claims
-        return [Claim(copy[0], copy[1], copy[2], Message(*copy[3:])) for copy in copies]
+            self._give_back_unknown(storage, owner, bell, claims)
+        return claims
+
+    def _give_back_unknown(self, storage: Storage, owner: Owner, bell: Bell, claims: list[Claim]) -> None:
+        """Give back what this owner holds and was not told of in time.
+
+        Never run from here: its producer, or a steward, may be about to give it back as well. Claimed anew by whoever
+        comes first, it has a token that none of them knows.
+        """
+        self._looked_at = clock.monotonic()
+        bell.looked()
+        known = {(claim.seq, claim.token) for claim in claims}
+        unknown = [claim for claim in storage.estate(owner.name).claims if (claim.seq, claim.token) not in known]
+        if unknown:
+            settle_each(storage, list(map(given_back, unknown)))
 
     def _should_look(self) -> bool:
         """Whether it is time to see what is held: in a steady trickle of rings no sleep grows unsure."""
@@ -177,7 +186,7 @@ class Consumer:
         """Run claims in order; what there is no time for goes back."""
         started = time.perf_counter()
         outcomes: list[Outcome] = []
-        elapsed = 0.0
+        elapsed, done = 0.0, 0
         for at, claim in enumerate(claims):
             if self.is_stopping or elapsed > BATCH_LIMIT_S:
                 outcomes += map(given_back, claims[at:])
@@ -189,15 +198,16 @@ class Consumer:
                 outcomes += map(given_back, claims[at:])
                 break
             outcomes.append(outcome)
+            done += 1
             elapsed = time.perf_counter() - started
             faults.at("end.returned")
             if not owner.end(outcome):
                 outcomes += map(given_back, claims[at + 1 :])
                 break
             faults.at("end.noted")
-        done = len(outcomes)
         self.executed += done
-        self._limit = max(1, min(int(BATCH_S * done / max(elapsed, 1e-6)), self._limit * BATCH_GROWTH, BATCH_MOST))
+        if done:
+            self._limit = max(1, min(int(BATCH_S * done / max(elapsed, 1e-6)), self._limit * BATCH_GROWTH, BATCH_MOST))
         return outcomes
 
     def _execute(self, storage: Storage, owner: Owner, claim: Claim, left: int) -> Outcome | None:

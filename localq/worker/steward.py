@@ -116,7 +116,7 @@ class Recaller:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        #: What each owner was at, and since when.
+        #: What each owner was at, and when it is asked next if it still is.
         self._seen: dict[str, tuple[Doing, float]] = {}
 
     def start(self) -> None:
@@ -130,13 +130,14 @@ class Recaller:
         seen: dict[str, tuple[Doing, float]] = {}
         for owner in self._storage.owners():
             if owner.alive and owner.doing is not None:
-                doing, since = self._seen.get(owner.name, (owner.doing, now))
+                doing, next_at = self._seen.get(owner.name, (None, now))
                 if doing != owner.doing:
-                    since = now
-                elif now - since >= (LONG_S if doing.is_behind else UNNOTICED_S):
-                    self._recall(owner.name, doing.batch)
-                    since = now
-                seen[owner.name] = (owner.doing, since)
+                    # One that runs something may hold more than its notes know of, and is asked once it is long.
+                    next_at = now + (LONG_S if owner.doing.seq else UNNOTICED_S)
+                elif now >= next_at:
+                    self._recall(owner.name, owner.doing.batch)
+                    next_at = now + (LONG_S if owner.doing.is_behind else UNNOTICED_S)
+                seen[owner.name] = (owner.doing, next_at)
         self._seen = seen
         return any(doing.is_behind for doing, _ in seen.values())
 

@@ -232,25 +232,35 @@ def test_what_an_owner_has_found_by_itself_is_not_brought_to_it_again(storage, o
     assert bell.is_unsure
 
 
-def test_what_an_owner_has_begun_by_itself_is_not_taken_back(storage, owner, bell, monkeypatch):
-    def is_found_first(*_):
-        (claim,) = storage.estate(owner.name).claims
-        assert owner.begin(claim, 0)
-        return False
+def test_what_comes_for_a_flag_of_before_is_not_run_but_given_back(app, monkeypatch):
+    """By then a steward may have recalled it, and another child be running it."""
+    storage, late, ran = app.storage, [], []
+    consumer = Consumer(app, ("celery",), "w@box", {})
 
-    owner.turn()
-    monkeypatch.setattr(storage._bells, "hand", is_found_first)
-    storage.put([message("a")])
-    assert place_of(storage, "a") == HELD
+    @app.task(name="proj.add")
+    def add(x, y):
+        ran.append((add.request.id, len(late)))
+        if add.request.id == "given":
+            consumer.stop()
 
+    real = storage.settle
 
-def test_what_was_taken_back_from_an_owner_cannot_begin(storage, owner, bell, monkeypatch):
-    owner.turn()
-    held = []
-    monkeypatch.setattr(storage._bells, "hand", lambda *_: held.extend(storage.estate(owner.name).claims))
-    storage.put([message("a")])
-    assert place_of(storage, "a") == READY
-    assert not owner.begin(held[0], 0)
+    def settle(outcomes, want=None):
+        if not late:
+            with monkeypatch.context() as patch:
+                patch.setattr(storage._bells, "hand", lambda *what: late.append(what) or True)
+                storage.put([message("given")])
+            storage.put([message("other"), message("another")])
+            turn = real(outcomes, want)
+            storage._bells.hand(*late[0])
+            return turn
+        return real(outcomes, want)
+
+    token = lambda: storage._read("select token from messages where id = 'given'")[0][0]
+    monkeypatch.setattr(storage, "settle", settle)
+    consumer.run()
+    assert [id for id, _ in ran].count("given") == 1
+    assert token() > late[0][1][1]
 
 
 def test_a_bell_that_is_lowered_is_not_unsure(bell):

@@ -24,7 +24,7 @@ from localq.exceptions import StoreReplaced
 from localq.message import Claim, Message, Outcome, Record, Turn, Want
 from localq.storage import place
 from localq.storage.base import STEP, Bell, Count, Entry, Estate, OwnerInfo
-from localq.storage.bells import Bells
+from localq.storage.bells import Bells, Sleeper
 from localq.storage.gate import Gate
 from localq.storage.owners import LockedOwner, Owners
 from localq.storage.sqlite.delivery import Columns, put_all, put_one, wake
@@ -209,19 +209,9 @@ class SqliteStorage:
         faults.at("put.released")
         self._bells.ring(slots)
         if given is not None and not self._bells.hand(*given):
-            sleeper, (seq, token, *_) = given
-            self._take_back(sleeper.name, Outcome(seq, token, row[0], ended=False))
-
-    def _take_back(self, owner: str, given_back: Outcome) -> None:
-        """Have anybody find what an owner cannot be told of: it died, or its pipe cannot take so much at once."""
-        doing = self._owners.doing(owner)
-        if doing is not None:
-            # It may be awake and have found it by itself, and then it may have begun.
-            estate = self.estate(owner, recalled=doing.batch)
-            begun = [estate.started, *((ended.seq, ended.token) for ended in estate.ended)]
-            if estate.batch != doing.batch or (given_back.seq, given_back.token) in begun:
-                return
-        self.settle([given_back])
+            # It died, or cannot take so much at once: back to where anybody finds it. One that found it by itself
+            # has done the same.
+            self.settle([Outcome(given[1][0], given[1][1], row[0], ended=False)])
 
     # -- Settle and claim ----------------------------------------------------------------------
 
@@ -255,13 +245,19 @@ class SqliteStorage:
     def _settle_one(self, o: Outcome) -> Turn:
         """Write an end that means nothing to other messages: one statement is the whole transaction."""
         values = (o.state, o.result, o.content_type, o.checksum, o.traceback, o.children, o.worker, o.ended_at)
-        rows = self._write(lambda session: session.write(_end_one, session, (*values, o.seq, o.token)))
+        rows, waiters = self._write(lambda session: session.write(self._end_one, session, (*values, o.seq, o.token), o))
         faults.at("settle.released")
         if not rows:
             return Turn([], [o])
-        self._bells.ring_replies((o.reply_to,), rows[0])
+        self._bells.tell(waiters, rows[0])
         self._wrote()
         return Turn([], [])
+
+    def _end_one(self, session: Session, values: tuple[Any, ...], o: Outcome) -> tuple[list[Any], list[Sleeper]]:
+        faults.at("settle.held")
+        rows = session.execute(query("settle_one"), values).fetchall()
+        faults.at("settle.written")
+        return rows, self._bells.waiters((o.reply_to,)) if rows else []
 
     def _settle_gated(
         self, session: Session, settlement: Settlement, outcomes: Sequence[Outcome], want: Want
@@ -450,13 +446,6 @@ def _whole_record(row: tuple[Any, ...]) -> Record:
 
 def _claimed(row: tuple[Any, ...]) -> Claim:
     return Claim(row[0], row[1], row[2], Message(*row[3:]))
-
-
-def _end_one(session: Session, values: tuple[Any, ...]) -> list[Any]:
-    faults.at("settle.held")
-    rows = session.execute(query("settle_one"), values).fetchall()
-    faults.at("settle.written")
-    return rows
 
 
 def _claim(session: Session, want: Want) -> list[Claim]:
