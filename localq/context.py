@@ -202,5 +202,7 @@ def current_app() -> Any:
     """
     app = apps.current.get() or apps.default
     if app is None:
-        raise RuntimeError("no app exists in this process: make one with LocalQ('name')")
+        raise RuntimeError(
+            "no app exists in this process: import the module that makes yours, or make one with LocalQ('name')"
+        )
     return app

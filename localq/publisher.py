@@ -118,6 +118,8 @@ class Publisher:
         queue = get("queue") or defaults.queue
         if queue is None:
             queue = self._route(name, args, kwargs, options or {})
+        elif not isinstance(queue, str):
+            raise TypeError(f"queue {queue!r} is no name of a queue: give text")
         priority = get("priority")
         if priority is None:
             priority = conf.task_default_priority if defaults.priority is None else defaults.priority

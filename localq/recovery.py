@@ -18,6 +18,7 @@ Whoever sweeps may never have heard of the task, so its mode is noted with all t
 from __future__ import annotations
 
 import logging
+import shlex
 import signal
 from typing import Any, NamedTuple
 
@@ -111,7 +112,7 @@ def sweep(
         estate = storage.estate(owner.name)
         faults.at("sweep.read")
         reason = (reasons or {}).get(int(str(owner.about.get("pid") or 0)), "its process is gone")
-        outcomes = verdicts(estate, _parent_lives(owner) and not whole_worker, reason, limit)
+        outcomes = verdicts(estate, _parent_lives(owner) and not whole_worker, reason, limit, storage.url)
         if outcomes:
             freed += len(outcomes) - len(settle_each(storage, outcomes))
         faults.at("sweep.settled")
@@ -195,8 +196,8 @@ def _is_awaited(owner: OwnerInfo, reasons: dict[int, str] | None, unexplained: s
     return is_new
 
 
-def verdicts(estate: Estate, parent_lives: bool, reason: str, limit: int) -> list[Outcome]:
-    """Decide how each of a dead owner's claims ends."""
+def verdicts(estate: Estate, parent_lives: bool, reason: str, limit: int, url: str = "") -> list[Outcome]:
+    """Decide how each of a dead owner's claims ends; `url` names the store, to whoever would run them again."""
     ended = {(outcome.seq, outcome.token): outcome for outcome in estate.ended}
     found = []
     for claim in estate.claims:
@@ -204,7 +205,7 @@ def verdicts(estate: Estate, parent_lives: bool, reason: str, limit: int) -> lis
         if key in ended:
             found.append(ended[key])
         elif key == estate.started:
-            found.append(_verdict(claim, estate.mode, parent_lives, reason, limit))
+            found.append(_verdict(claim, estate.mode, parent_lives, reason, limit, url))
         else:
             found.append(given_back(claim))
     return found
@@ -215,14 +216,16 @@ def given_back(claim: Claim) -> Outcome:
     return Outcome(claim.seq, claim.token, claim.message.id, ended=False)
 
 
-def _verdict(claim: Claim, number: int, parent_lives: bool, reason: str, limit: int) -> Outcome:
+def _verdict(claim: Claim, number: int, parent_lives: bool, reason: str, limit: int, url: str) -> Outcome:
     mode = Mode.unpacked(number)
     what = f"Worker exited prematurely: {reason}"
     if mode.kind == EARLY or (mode.kind == LATE and parent_lives):
-        return lost(claim, f"{what}; {_by_hand(claim)}. {_BY_ITSELF}")
+        return lost(claim, f"{what}; {_by_hand(claim, url)}. {_BY_ITSELF[mode.kind]}")
     given_up = _given_up(claim, mode, limit)
     if given_up:
-        return lost(claim, f"{what}. Given up after {given_up}; {_by_hand(claim)}")
+        return lost(
+            claim, f"{what}. Given up after {given_up}: it may end its process each time; {_by_hand(claim, url)}"
+        )
     if mode.kind == RETRY:
         return retried(claim, what, mode.delay)
     return given_back(claim)._replace(charged=1)
@@ -238,13 +241,23 @@ def _given_up(claim: Claim, mode: Mode, limit: int) -> str:
     return ""
 
 
-#: How a task asks to be run again without anybody's hand.
-_BY_ITSELF = "A task that may run twice does so by itself with acks_late=True, reject_on_worker_lost=True"
+#: How a task asks to be run again without anybody's hand, by what it has asked for already.
+_BY_ITSELF = {
+    EARLY: "A task that may run twice does so by itself with acks_late=True, reject_on_worker_lost=True, "
+    "or with retry_on_worker_lost=True",
+    LATE: "It would do so by itself with reject_on_worker_lost=True as well",
+}
 
 
-def _by_hand(claim: Claim) -> str:
+def _by_hand(claim: Claim, url: str) -> str:
     id = claim.message.id
-    return f"run it again with `localq task retry {id}` or AsyncResult({id!r}).retry()"
+    return f"run it again with `{retry_command(id, url)}` or AsyncResult({id!r}).retry()"
+
+
+def retry_command(id: str, url: str) -> str:
+    """Return the command that runs a failed task again, from whatever directory."""
+    store = f" -b {shlex.quote(url)}" if url else ""
+    return f"localq{store} task retry {shlex.quote(id)}"
 
 
 def retried(claim: Claim, text: str, delay: float) -> Outcome:

@@ -246,6 +246,7 @@ class AsyncResult(Generic[R]):
                 another, which has not succeeded since. Says which, and what to do.
             OperationalError: the store could not do it; nothing was changed.
         """
+        sweep(self.backend.storage, limit=self.backend.conf.task_max_redeliveries)  # it may be a dead worker's still
         dead.retry(self.backend.storage, self.id)
         self._record = None
         return self
@@ -544,14 +545,15 @@ class Wait:
             return
         self._has_hinted = True
         record = storage.records((self._what.id,)).get(self._what.id)
-        if record is not None and record.place == states.READY and not _is_served(storage, record.queue):
+        if record is not None and record.place == states.READY and not is_served(storage, record.queue):
             logger.warning(
                 "task %s[%s] waits in queue %r of %s and no live worker reads that queue; start one: %s",
                 record.name, record.id, record.queue, storage.url, self._backend.worker_hint(record.queue),
             )  # fmt: skip
 
 
-def _is_served(storage: Storage, queue: str) -> bool:
+def is_served(storage: Storage, queue: str) -> bool:
+    """Whether a live worker reads this queue."""
     for owner in storage.owners():
         queues = owner.about.get("queues")
         if owner.alive and isinstance(queues, Sequence) and queue in queues:
@@ -573,4 +575,13 @@ def _has_ended(result: AsyncResult[Any]) -> bool:
 
 
 def _timed_out(result: AsyncResult[Any]) -> TimeoutError:
-    return TimeoutError(f"The operation timed out: task {result.id} is {result.state}; it goes on")
+    storage, record = result.backend.storage, result._look()
+    if record is None:
+        return TimeoutError(
+            f"The operation timed out: no task {result.id} is in {storage.url}: it was sent elsewhere, or forgotten"
+        )
+    what = f"The operation timed out: task {result.id} is {record.state}"
+    if record.place == states.READY and not is_served(storage, record.queue):
+        hint = result.backend.worker_hint(record.queue)
+        return TimeoutError(f"{what}, and no live worker reads queue {record.queue!r}; start one: {hint}")
+    return TimeoutError(f"{what}; it goes on")

@@ -40,6 +40,8 @@ class App(Protocol):
         self, task: Task[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any]
     ) -> EagerResult[Any]: ...
 
+    def AsyncResult(self, id: str, **known: Any) -> AsyncResult[Any]: ...  # noqa: N802
+
     def retried(
         self, task: Task[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any], when: float
     ) -> Message: ...
@@ -188,6 +190,10 @@ class Task(Generic[P, R]):
         """Raise Python's own TypeError if the task cannot be called like this."""
         if self._check is not None:
             self._check(*args, **kwargs)
+
+    def AsyncResult(self, task_id: str, **known: Any) -> AsyncResult[R]:  # noqa: N802 - Celery's name
+        """Return a handle on a call of this task, by its id."""
+        return self.app.AsyncResult(task_id, task_name=self.name, **known)
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
         """Make a signature: a call to be sent later, perhaps with more arguments."""

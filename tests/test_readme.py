@@ -225,5 +225,7 @@ def test_the_acknowledgement_table_is_that_of_the_library():
     claim = Claim(1, 1, 0, Message("id", "name", b"", "celery"))
     for mode, (_, child, worker) in zip((EARLY, LATE, LATE_REJECT, retry), rows[2:], strict=True):
         for parent_lives, said in ((True, child), (False, child if worker == "the same" else worker)):
-            (verdict,) = verdicts(Estate([claim], (1, 1), mode, []), parent_lives, "killed", MAX_REDELIVERIES)
+            (verdict,) = verdicts(
+                Estate([claim], (1, 1), mode, []), parent_lives, "killed", MAX_REDELIVERIES, "memory:"
+            )
             assert ("runs again" if not verdict.ended else verdict.state) == said.partition(",")[0]

@@ -19,6 +19,7 @@ from localq.cli.finder import app_or_store
 from localq.cli.main import Commands, joined, merged
 from localq.exceptions import RetryRefused
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Message, Record
+from localq.recovery import retry_command, sweep
 from localq.result import value_of
 from localq.serialization import decode, safe_repr
 from localq.storage.base import STEP, Storage
@@ -69,8 +70,10 @@ def retry(ctx: click.Context, /, **options: Any) -> int:
     Those that waited for such a task (chain steps, callbacks, the body of a chord) failed with it and stay failed.
     Retry them when it has succeeded.
     """
-    if bool(options["ids"]) == options["failed"]:
-        raise click.UsageError("give the ids of tasks, or --failed")
+    if options["ids"] and options["failed"]:
+        raise click.UsageError("give the ids of tasks or --failed, not both")
+    if not options["ids"] and not options["failed"]:
+        raise click.UsageError("give the ids of the tasks to retry, or --failed for all that failed")
     app = _opened(merged(ctx, options))
     act = _tried if options["dry_run"] else dead.retry
     ids: Iterable[str] = dict.fromkeys(options["ids"])
@@ -129,6 +132,8 @@ def _opened(given: dict[str, Any]) -> Any:
         raise Mistake("LQ040", f"there is no store at {app.backend.url}: nothing has been sent to it yet",
                       hint="-A names the app that has sent, -b its store", exit_code=1)  # fmt: skip
     app.backend.follow()
+    # What a dead worker left stands as it is, not as that worker last wrote.
+    sweep(app.storage, limit=app.conf.task_max_redeliveries)
     return app
 
 
@@ -198,7 +203,9 @@ def _holder(storage: Storage, record: Record) -> str:
     if owner is None:
         return ""
     gone = "" if owner.alive else ", which is dead: the next worker, or a waiting get(), frees its tasks"
-    return f"{owner.about.get('node')}, process {owner.about.get('pid')}{gone}"
+    runs = owner.doing is not None and owner.doing.seq == record.seq
+    what = "" if not owner.alive else ", which runs it now" if runs else ", which has not begun it"
+    return f"{owner.about.get('node')}, process {owner.about.get('pid')}{gone or what}"
 
 
 def _who_waits(storage: Storage, record: Record, message: Message) -> str:
@@ -217,7 +224,7 @@ def _way(storage: Storage, record: Record) -> str:
         dead.next_attempt(storage, record)
     except RetryRefused as exc:
         return f"not now: {exc}"
-    return f"localq task retry {record.id}"
+    return retry_command(record.id, storage.url)
 
 
 def _time(at: float | None) -> str:

@@ -22,7 +22,8 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 def _level(ctx: click.Context, param: click.Parameter, value: str) -> int:
     """Read a log level, in any case."""
     if value.upper() not in LEVELS:
-        raise Mistake("LQ102", f"no log level is named {value!r}{nearest(value.upper(), LEVELS)}")
+        raise Mistake("LQ102", f"no log level is named {value!r}{nearest(value.upper(), LEVELS)}",
+                      hint=f"levels are {', '.join(LEVELS)}")  # fmt: skip
     return int(getattr(logging, value.upper()))
 
 

@@ -90,7 +90,7 @@ def test_a_failed_task_is_shown_with_all_that_is_known_of_it(here, app, fail):
     assert (found["worker"], found["exception"]) == ("test@here", "ValueError: no 1")
     assert found["traceback"].startswith("Traceback (most recent call last):")
     assert found["traceback"].endswith("ValueError: no 1")
-    assert found["run again"] == f"localq task retry {result.id}"
+    assert found["run again"] == f"localq -b {app.storage.url} task retry {result.id}"
 
 
 def test_the_names_stand_in_one_column(here, app, add):
@@ -121,7 +121,7 @@ def test_a_task_that_has_not_ended_says_where_it_is(here, app, add):
     assert "run again" not in found
 
 
-def test_a_running_task_names_its_process_and_says_if_that_is_dead(here, app, add):
+def test_a_running_task_names_its_process_and_one_whose_process_died_has_failed(here, app, add):
     result, line = add.delay(1, 2), Line()
 
     def live():
@@ -138,8 +138,11 @@ def test_a_running_task_names_its_process_and_says_if_that_is_dead(here, app, ad
         found = shown(here, result.id)
     finally:
         killed(pid)
-    assert (found["state"], found["worker"]) == ("STARTED: it is in the hands of a worker", f"w1@box, process {pid}")
-    assert f"w1@box, process {pid}, which is dead" in shown(here, result.id)["worker"]
+    assert found["state"] == "STARTED: it is in the hands of a worker"
+    assert found["worker"] == f"w1@box, process {pid}, which runs it now"
+    assert "lost: Worker exited prematurely" in localq("task", "show", result.id, cwd=here).stderr
+    found = shown(here, result.id)
+    assert (found["state"], found["crashes"]) == ("FAILURE", "1 (attempts whose process died)")
 
 
 def test_a_result_is_shown(here, app, add):

@@ -123,13 +123,21 @@ def test_giving_up_says_after_how_many_attempts_and_which_setting_decides():
     assert "task_max_redeliveries=3" in text
 
 
-@pytest.mark.parametrize("mode", [EARLY, LATE])
-def test_a_lost_task_says_why_how_it_runs_again_and_how_others_do_so_by_themselves(mode):
+@pytest.mark.parametrize(("mode", "by_itself"), [
+    (EARLY, ("A task that may run twice does so by itself with acks_late=True, reject_on_worker_lost=True, or with "
+             "retry_on_worker_lost=True")),
+    (LATE, "It would do so by itself with reject_on_worker_lost=True as well"),
+])  # fmt: skip
+def test_a_lost_task_says_why_how_it_runs_again_and_how_others_do_so_by_themselves(mode, by_itself):
     assert str(error(verdict(mode, True))) == (
         "Worker exited prematurely: signal 9 (SIGKILL); run it again with `localq task retry id-1` or "
-        "AsyncResult('id-1').retry(). A task that may run twice does so by itself with acks_late=True, "
-        "reject_on_worker_lost=True"
+        f"AsyncResult('id-1').retry(). {by_itself}"
     )
+
+
+def test_the_command_that_runs_a_lost_task_again_names_the_store():
+    (outcome,) = verdicts(Estate([claim(1)], (1, 1), EARLY, []), True, "gone", 3, "sqlite:////my jobs/q")
+    assert "`localq -b 'sqlite:////my jobs/q' task retry id-1`" in str(error(outcome))
 
 
 def test_a_task_that_was_given_up_says_how_it_runs_again():
