@@ -62,6 +62,8 @@ class Task(Generic[P, R]):
         reject_on_worker_lost: ... also if only the child process dies.
         retry_on_worker_lost: if its process dies it is retried, by max_retries and default_retry_delay, whatever
             the two options above say. None: task_retry_on_worker_lost.
+        acks_on_failure, acks_on_timeout: accepted; in Celery, False has the broker reject what failed, which then
+            dead-letters it. Here every failed task is kept with its arguments, and is retried by hand.
         track_started: write the state STARTED. None: task_track_started.
         throws: exceptions that are no surprise; logged without a traceback.
         queue, priority, serializer, expires: defaults of every call.
@@ -78,6 +80,8 @@ class Task(Generic[P, R]):
     acks_late: bool | None = None
     reject_on_worker_lost: bool | None = None
     retry_on_worker_lost: bool | None = None
+    acks_on_failure: bool | None = None
+    acks_on_timeout: bool | None = None
     track_started: bool | None = None
     throws: tuple[type[BaseException], ...] = ()
     queue: str | None = None

@@ -111,6 +111,19 @@ def test_a_setting_that_comes_after_the_task_counts(app):
     assert (left_open.acks_late, left_open.lost_mode) == (False, EARLY)
 
 
+def test_what_fails_is_kept_whatever_acks_on_failure_says(app):
+    @app.task(acks_late=True, acks_on_failure=False)
+    def fail(x):
+        raise ValueError(x)
+
+    result = fail.delay(3)
+    work_off(app)
+    assert result.state == "FAILURE"
+    result.retry()
+    assert work_off(app) == [result.id]
+    assert result.state == "FAILURE"
+
+
 def test_an_option_that_is_set_after_the_task_was_made_counts(app):
     @app.task
     def work():
