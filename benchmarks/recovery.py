@@ -62,7 +62,6 @@ def _killed(stage: Stage, client: Client, whole: bool) -> float:
     holds.write_text("")
     client.ask("hold", seconds=HOLD_S)
     pid, _ = _starts(stage, 1)[0]
-    other = None
     if whole:
         log = stage.directory / "other.log"
         other = process.start([sys.executable, *stage.peer.worker], stage.env, log, REPOSITORY)

@@ -49,7 +49,7 @@ def armed(asked: str | None) -> Callable[[str], object]:
         ImproperlyConfigured: what is asked for is no point and directory.
     """
     if not asked:
-        return len  # a C function costs 30 ns and is no Python call
+        return len  # a C function costs 57 ns and is no Python call
     point, _, directory = asked.partition(":")
     if point not in POINTS or not directory:
         raise ImproperlyConfigured(f"LOCALQ_FAULT={asked!r} is not <point>:<directory>; points: {', '.join(POINTS)}")

@@ -358,7 +358,7 @@ class PipeBell:
 
     def looked(self) -> None:
         self.is_unsure = False
-        self.raised += 1
+        self.raised += 1  # as in `lower`: what is on its way may be given back by whoever looks now
         self._copies.clear()
 
     def copies(self) -> list[tuple[Any, ...]]:
