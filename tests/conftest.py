@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from localq import LocalQ
 from localq.testing.worker import start_worker
 
 pytest.register_assert_rewrite("localq.testing.contract")
+
+# How long an example takes is this machine's affair.
+settings.register_profile("localq")
+settings.load_profile("localq")
 
 MODES = ("eager", "solo", "prefork")
 

@@ -63,7 +63,9 @@ def test_no_result_depends_on_the_clock(tmp_path: Path, kills: int) -> None:
         for _ in range(kills):
             wall.set(there.pick.choice(["+1d", "-1d", "+0"]))
             there.kill(1)
-        # What was sent for an hour later, by whatever clock, is due now; a claim looks for what is due.
+        # What was sent for an hour later, by whatever clock, is due now; a claim looks for what is due. Nobody sends
+        # any more: what is sent by this clock is due an hour after it.
+        there.stop_producers()
         wall.set("+3d")
         wait_until(lambda: there.app.storage.due(1) == [], what="everything that is due runs")
         there.finish()

@@ -269,7 +269,7 @@ outcomes = st.builds(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(outcomes, max_size=4))
 def test_any_outcome_is_read_as_it_was_noted(tmp_path_factory, noted):
     view = Owners(tmp_path_factory.mktemp("owners") / "owners")
@@ -280,7 +280,7 @@ def test_any_outcome_is_read_as_it_was_noted(tmp_path_factory, noted):
     owner.close()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.binary(max_size=200))
 def test_notes_of_any_bytes_are_read_without_a_crash(tmp_path_factory, data):
     """A notes file that was cut or scribbled over must not stop a sweep."""

@@ -70,13 +70,13 @@ def members_of(trees):
         yield from members_of(tree[1]) if tree[0] == "group" else [tree]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(trees)
 def test_a_workflow_run_here_has_the_value_of_the_model(tree):
     assert built(tree).apply().get() == model(tree)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(trees)
 def test_a_workflow_sent_has_the_value_of_the_model(tree):
     result = built(tree).apply_async()
@@ -84,7 +84,7 @@ def test_a_workflow_sent_has_the_value_of_the_model(tree):
     assert result.get(timeout=0) == model(tree)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(trees)
 def test_a_workflow_survives_being_json(tree):
     again = signature(json.loads(json.dumps(built(tree))), app=app)
@@ -115,7 +115,6 @@ def test_whoever_is_waited_for_knows_it(tree):
         assert bool(step.leads & LEADS_BY_GROUP) == (step.group_id in awaited)
 
 
-@settings(deadline=None)
 @given(trees)
 def test_sending_a_signature_does_not_change_it(tree):
     sig = built(tree)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from localq import clock, faults
-from localq.exceptions import StoreReplaced
+from localq.exceptions import StoreReplaced, StoreUntrusted
 from localq.message import Claim, Message, Outcome, Record, Turn, Want
 from localq.storage import place
 from localq.storage.base import STEP, Bell, Count, Entry, Estate, OwnerInfo
@@ -137,8 +137,8 @@ class SqliteStorage:
         """Close connections under the gate of whatever store is at our path now."""
         try:
             gate = Gate(self.directory / place.MARK)
-        except FileNotFoundError:
-            _close_each(sessions)  # nobody is there to be disturbed
+        except (FileNotFoundError, StoreUntrusted):
+            _close_each(sessions)  # nobody is there to be disturbed, or there is no gate that could be shut
             return
         try:
             gate.hold(_close_each, sessions)
