@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 #: `Message.leads`: others wait for this message's end, by its id ...
@@ -71,13 +72,34 @@ class Claim(NamedTuple):
     message: Message
 
 
+class Rate(NamedTuple):
+    """How often messages of one task may start.
+
+    Attributes:
+        hold: the key under which they wait for their turn.
+        bucket: the entry that says when the next may start; its owners share the limit.
+        period_s: seconds between two starts.
+    """
+
+    hold: str
+    bucket: str
+    period_s: float
+
+
 class Want(NamedTuple):
-    """What an owner would take: at most `limit` messages of these queues, due by `now`."""
+    """What an owner would take: at most `limit` messages of these queues, due by `now`.
+
+    Attributes:
+        rates: by task name, what must not start more often than that.
+        frees: keys whose messages are to become ready first.
+    """
 
     owner: str
     queues: tuple[str, ...]
     limit: int
     now: float
+    rates: Mapping[str, Rate] = {}
+    frees: tuple[str, ...] = ()
 
 
 class Outcome(NamedTuple):
@@ -87,6 +109,7 @@ class Outcome(NamedTuple):
         state: the new state; None leaves it as it is (Ignore, a message given back).
         ended: the message will not run again.
         again: the message to run again under the same id (a retry, also one by hand), or None.
+        hold: the key under which a message that has not ended waits, instead of becoming ready at once.
         charged: 1 if this attempt counts as a redelivery (its owner died while running it).
         result, content_type, checksum: the encoded result, or the exception as data.
         group_failure: what those who wait for the whole group get if this member failed.
@@ -112,6 +135,7 @@ class Outcome(NamedTuple):
     group_id: str | None = None
     leads: int = 0
     reply_to: str | None = None
+    hold: str | None = None
 
 
 class Record(NamedTuple):
@@ -147,10 +171,19 @@ class Record(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What `settle` answers: the next claims, and the outcomes refused because their claim was stale."""
+    """What `settle` answers.
+
+    Attributes:
+        claims: the next ones.
+        stale: the outcomes refused because their claim was.
+        moved: how many messages were freed, or have to wait for their turn; ask again if there are any.
+        held: the keys under which messages wait that nothing waited under before.
+    """
 
     claims: list[Claim]
     stale: list[Outcome]
+    moved: int = 0
+    held: tuple[str, ...] = ()
 
 
 _PARTS = struct.Struct("=QH")

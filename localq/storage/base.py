@@ -218,11 +218,15 @@ class Storage(Protocol):
 
         For each outcome whose token is still the message's newest and whose message is still held:
         the state and result are written (no state: both stay); the message ends, goes back (`again`), or
-        is given back (`ended=False` and no `again`); `sends` exist; those who waited for it go on (after
-        SUCCESS and IGNORED), stay (an end without a state), or fail with it (any other state). An outcome
-        whose token is stale changes nothing and is returned. Due messages are promoted first, then up to
-        `want.limit` ready ones are claimed in (priority, arrival) order. Waiters named by `reply_to` are
-        woken.
+        is given back (`ended=False` and no `again`), or waits under a key (`hold`); `sends` exist; those who
+        waited for it go on (after SUCCESS and IGNORED), stay (an end without a state), or fail with it (any
+        other state). An outcome whose token is stale changes nothing and is returned. Due messages are promoted
+        first, and those under the keys `want.frees` (at most some hundreds of each); then up to `want.limit`
+        ready ones are claimed in (priority, arrival) order. Waiters named by `reply_to` are woken.
+
+        Messages of the tasks in `want.rates` are claimed only with a token, at most one a time and then first;
+        without one they wait under `Rate.hold`, and are claimed from there (see `localq.rates`). An entry with
+        the name of a key exists as long as messages wait under it.
         """
 
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
@@ -268,7 +272,7 @@ class Storage(Protocol):
         """
 
     def due(self, limit: int) -> list[float]:
-        """Return the wall times at which the next waiting messages become visible, earliest first."""
+        """Return the wall times at which the next waiting messages become visible or have their turn, earliest first."""
 
     def counts(self) -> list[Count]:
         """Return how many messages are in each place of each queue."""

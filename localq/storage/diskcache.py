@@ -348,7 +348,7 @@ _decoders: dict[str, Callable[[Any], Any]] = {
 
 
 def _ring(bells: Bells, transaction: Transaction) -> None:
-    for queue, number in Counter(transaction.ready.values()).items():
+    for queue, number in Counter((*transaction.ready.values(), *transaction.turns)).items():
         bells.ring_idle(queue, number)
     if transaction.waits:
         bells.ring_idle(DUE_BELL, _ALL)

@@ -57,7 +57,7 @@ class MemoryStorage(RowStorage):
             return result
 
     def _ring(self, transaction: Transaction) -> None:
-        for queue in transaction.ready.values():
+        for queue in (*transaction.ready.values(), *transaction.turns):
             idle = next((bell for bell in self._bells if bell.is_idle and queue in bell.queues), None)
             if idle is not None:
                 idle.ring()

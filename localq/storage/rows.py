@@ -8,7 +8,8 @@ Every place is an index but `ended`, of which only the failed have one; a row st
 
     ready:<queue>    (priority, seq)       after:<id>     (priority, seq)
     waiting          (visible_at, seq)     owner:<name>   (priority, seq)
-    failed           (0, seq)              group:<id>     (position, seq), beside any of the others
+    failed           (0, seq)              rate:<task>    (priority, seq), and name:<task>
+                                           group:<id>     (position, seq), beside any of the others
 
 Must not know how rows are kept, what makes a transaction atomic, or how a sleeper is woken.
 """
@@ -26,6 +27,7 @@ from localq import clock
 from localq.exceptions import DuplicateTaskId
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record, Turn, Want
 from localq.serialization import checksum
+from localq.rates import BUCKET, RATE, REMEMBERED_S, WIDE, Candidate, bucket_text, choose, next_turns
 from localq.states import ENDED, FAILURE, GOOD_STATES, HELD, PENDING, PROPAGATE_STATES, READY, WAITING
 from localq.storage.base import STEP, Bell, Count, Entry, Estate, Owner, OwnerInfo
 
@@ -85,12 +87,16 @@ class Transaction:
         self._tallies: Counter[str] = Counter()
         #: id -> queue, of the messages that became ready here and were not claimed here.
         self.ready: dict[str, str] = {}
+        #: Queues of messages whose turn it is, each to be claimed from where it waits.
+        self.turns: set[str] = set()
         #: Whether a message began to wait for its time here.
         self.waits = False
         #: Whether several messages were claimed here: some may have to wait behind a long one.
         self.reserves = False
         #: `reply_to` of the messages whose state is news.
         self.replies: set[str | None] = set()
+        self._moved = 0
+        self._held: list[str] = []
 
     def finish(self) -> None:
         """Write what was only counted so far; the last thing before the transaction is made true."""
@@ -110,7 +116,11 @@ class Transaction:
 
     def settle(self, outcomes: Iterable[Outcome], want: Want | None) -> Turn:
         stale = [outcome for outcome in outcomes if not self._apply(outcome)]
-        return Turn(self._claim(want) if want else [], stale)
+        claims = []
+        if want is not None:
+            self._free(want.frees)
+            claims = self._claim(want)
+        return Turn(claims, stale, self._moved, tuple(self._held))
 
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
         if outcome.again is not None:
@@ -148,7 +158,8 @@ class Transaction:
         return [_as_claim(row) for row in self._rows(f"owner:{owner}")]
 
     def due(self, limit: int) -> list[float]:
-        return [visible_at for (visible_at, _), _ in self._table.first("waiting", limit)]
+        times = [visible_at for (visible_at, _), _ in self._table.first("waiting", limit)]
+        return sorted([*times, *self._turns().values()])[:limit]
 
     def counts(self) -> list[Count]:
         found = []
@@ -203,6 +214,8 @@ class Transaction:
         new = _written(row, outcome)._replace(redeliveries=row.redeliveries + outcome.charged)
         if outcome.ended:
             self._move(row, _ended(new, outcome))
+        elif outcome.hold is not None:
+            self._park(new, outcome.hold)
         else:
             self._move(row, _opened(new._replace(message=outcome.again)) if outcome.again else _ready(new))
         # What a task sends must not keep its own end from being written, so an id in use is passed over.
@@ -221,18 +234,71 @@ class Transaction:
 
     def _claim(self, want: Want) -> list[Claim]:
         self._promote(want.now)
-        fronts = [self._table.first(f"ready:{queue}", want.limit) for queue in dict.fromkeys(want.queues)]
-        ids = [id for _, id in islice(heapq.merge(*fronts), want.limit)]
-        claims = [self._hand_out(row, want.owner) for id in ids if (row := self._row(id)) is not None]
+        rows = self._in_turn(want) if want.rates and want.limit else self._first(want, want.limit)
+        claims = [self._hand_out(row, want.owner) for row in rows]
         self.reserves = len(claims) > 1
         return claims
+
+    def _first(self, want: Want, limit: int) -> list[Row]:
+        """Return the next messages of these queues, in the order of claims."""
+        fronts = [self._table.first(f"ready:{queue}", limit) for queue in dict.fromkeys(want.queues)]
+        ids = [id for _, id in islice(heapq.merge(*fronts), limit)]
+        return [row for id in ids if (row := self._row(id)) is not None]
+
+    def _in_turn(self, want: Want) -> list[Row]:
+        """Return the next messages that may start now; those ahead of them that may not have to wait."""
+        now = clock.now()
+        heads = [row for hold in {rate.hold for rate in want.rates.values()} for row in self._rows(hold, 1)]
+        rows = [*self._first(want, WIDE), *(row for row in heads if row.message.queue in want.queues)]
+        known = {row.seq: row for row in rows}
+        candidates = sorted(Candidate(r.message.priority, r.seq, r.message.name, r.hold) for r in rows)
+        choice = choose(candidates, want, now, self._entry_text)
+        for hold, seqs in choice.parked.items():
+            for seq in seqs:
+                self._park(known[seq], hold)
+        token = choice.token
+        if token is not None:
+            until = now + token.period_s + REMEMBERED_S
+            self._table.set("entry", token.bucket, Entry(token.bucket, bucket_text(token, now), until))
+            self.waits = True
+        return [known[seq] for seq in choice.taken]
+
+    def _park(self, row: Row, hold: str) -> None:
+        self._move(row, row._replace(place=HELD, hold=hold))
+        self._moved += 1
+        self.waits = True
+        if self._table.get("entry", hold) is None:
+            self._table.set("entry", hold, Entry(hold, "", None))
+            self._held.append(hold)
+
+    def _free(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            rows = self._rows(key, PROMOTED)
+            for row in rows:
+                self._move(row, _ready(row))
+            self._moved += len(rows)
+            if len(rows) < PROMOTED:
+                self._table.set("entry", key, None)
+
+    def _turns(self) -> dict[str, float]:
+        """Return when the next of each key may start, of those that wait for their turn."""
+        holds = [entry.key for entry in self.entries(RATE) if self._rows(entry.key, 1)]
+        return next_turns((entry.value for entry in self.entries(BUCKET)), holds) if holds else {}
+
+    def _entry_text(self, key: str) -> str | None:
+        entry: Entry | None = self._table.get("entry", key)
+        return entry.value if entry is not None and _is_valid(entry) else None
 
     def _promote(self, now: float) -> None:
         for (visible_at, _), id in self._table.first("waiting", PROMOTED):
             row = self._row(id)
             if visible_at > now or row is None:
-                return
+                break
             self._move(row, _ready(row))
+        for hold, at in self._turns().items():
+            if at <= now:
+                # Not moved, only woken for: whoever comes takes it with its token.
+                self.turns.update(row.message.queue for row in self._rows(hold, 1))
 
     def _hand_out(self, row: Row, owner: str) -> Claim:
         new = row._replace(place=HELD, hold=f"owner:{owner}", token=row.token + 1)

@@ -43,7 +43,23 @@ def with_rows(name: str, rows: int, columns: int) -> str:
 @cache
 def claim(queues: int) -> str:
     """Return the claim for so many queues."""
-    first = texts()["first_of_one"]
-    if queues > 1:
-        first = texts()["first_of_all"].replace("{queues}", " union all ".join([texts()["first_of_each"]] * queues))
-    return texts()["claim"].replace("{first}", first)
+    return texts()["claim"].replace("{first}", _of_queues("first", queues))
+
+
+@cache
+def claim_chosen() -> str:
+    """Return the claim of messages that were chosen one by one."""
+    return texts()["claim"].replace("{first}", texts()["chosen"])
+
+
+@cache
+def candidates(queues: int) -> str:
+    """Return the statement that reads what a claim of so many queues may choose from."""
+    return _of_queues("candidates", queues)
+
+
+def _of_queues(what: str, queues: int) -> str:
+    if queues == 1:
+        return texts()[f"{what}_of_one"]
+    each = " union all ".join([texts()[f"{what}_of_each"]] * queues)
+    return texts()[f"{what}_of_all"].replace("{queues}", each)

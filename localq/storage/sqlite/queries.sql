@@ -47,6 +47,45 @@ select seq from ({queues}) order by priority, seq limit ?;
 -- One of {queues}.
 select * from (select seq, priority from messages where place = 'ready' and queue = ? order by priority, seq limit ?);
 
+-- name: candidates_of_one
+-- The next messages of one queue, where some may have to wait for their turn.
+select priority, seq, name, hold from messages where place = 'ready' and queue = ? order by priority, seq limit ?;
+
+-- name: candidates_of_all
+select * from ({queues}) order by priority, seq limit ?;
+
+-- name: candidates_of_each
+-- One of {queues}.
+select * from (
+    select priority, seq, name, hold from messages where place = 'ready' and queue = ? order by priority, seq limit ?
+);
+
+-- name: first_held
+-- Of those that wait under this key, the one whose turn is next.
+select priority, seq, name, hold, queue from messages where place = 'held' and hold = ? order by priority, seq limit 1;
+
+-- name: chosen
+-- {first} where it was decided by hand.
+select value from json_each(?);
+
+-- name: park
+-- Ready messages wait under a key from now on.
+update messages set place = 'held', hold = ? where seq in (select value from json_each(?)) and place = 'ready';
+
+-- name: park_one
+-- A claimed one does; it was not run.
+update messages set place = 'held', hold = ? where seq = ? and token = ? and place = 'held';
+
+-- name: mark
+-- Messages wait under this key; says whether that is news.
+insert into entries (key, value) values (?, '') on conflict do nothing returning key;
+
+-- name: free
+-- They wait no longer, in bounded steps.
+update messages set place = 'ready', hold = null
+where seq in (select seq from messages where place = 'held' and hold = ? order by priority, seq limit 500)
+returning queue;
+
 -- name: settle
 -- Attempts that ended; one without a state (Ignore) leaves state and result as they are. Fenced: a claim that was given to somebody else since, or has ended, matches nothing.
 -- The columns of a VALUES have no names but these.

@@ -35,12 +35,16 @@ class Settlement:
 
     Attributes:
         ready: by queue, how many messages became ready.
+        moved: how many have to wait for their turn since.
+        held: the keys under which they wait, and nothing waited before.
         replies: whose bells are to be rung.
     """
 
     def __init__(self, now: float, note_due: Callable[[float], None]) -> None:
         self.now, self._note_due = now, note_due
         self.ready: Counter[str] = Counter()
+        self.moved = 0
+        self.held: list[str] = []
         self.replies: set[str | None] = set()
 
     def apply(self, execute: Callable[..., Any], outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -66,6 +70,8 @@ class Settlement:
     def _is_written(self, outcome: Outcome, has_ended: bool) -> bool:
         if outcome.ended:
             return has_ended
+        if outcome.hold is not None:
+            return self._park(outcome, outcome.hold)
         return self._again(outcome) if outcome.again else self._give_back(outcome)
 
     def _end(self, outcomes: Sequence[Outcome]) -> set[tuple[int, int]]:
@@ -83,6 +89,13 @@ class Settlement:
         self.ready.update(queue for (queue,) in rows)
         return bool(rows)
 
+    def _park(self, o: Outcome, hold: str) -> bool:
+        is_held = bool(self.execute(query("park_one"), (hold, o.seq, o.token)).rowcount)
+        if is_held:
+            self.moved += 1
+            self.held += [key for (key,) in self.execute(query("mark"), (hold,)).fetchall()]
+        return is_held
+
     def _again(self, o: Outcome) -> bool:
         m = o.again
         assert m is not None
@@ -95,7 +108,7 @@ class Settlement:
         if where == states.READY:
             self.ready.update(queue for (queue,) in rows)
         elif rows and m.visible_at is not None:
-            self._waits(m.visible_at)
+            self.waits(m.visible_at)
         return bool(rows)
 
     def run_again(self, execute: Callable[..., Any], o: Outcome, m: Message) -> bool:
@@ -111,10 +124,11 @@ class Settlement:
             if where == states.READY:
                 self.ready[queue] += 1
             elif where == states.WAITING:
-                self._waits(m.visible_at)
+                self.waits(m.visible_at)
         return bool(rows)
 
-    def _waits(self, visible_at: Any) -> None:
+    def waits(self, visible_at: Any) -> None:
+        """Note that a message waits for a time, and have a steward woken who sees to it."""
         self._note_due(visible_at)
         self.ready[DUE_BELL] += 64
 
@@ -126,7 +140,7 @@ class Settlement:
             self.ready.update(row[3] for row in chunk if row[-2] == states.READY)
             for row in chunk:
                 if row[-2] == states.WAITING:
-                    self._waits(row[14])
+                    self.waits(row[14])
         if not o.ended or not o.leads:
             return
         if o.state in states.GOOD_STATES:
@@ -142,7 +156,7 @@ class Settlement:
                     if where == states.READY:
                         self.ready[queue] += 1
                     else:
-                        self._waits(visible_at)
+                        self.waits(visible_at)
 
     def _fail_followers(self, o: Outcome) -> None:
         own = (o.result, o.content_type, o.checksum, o.traceback)

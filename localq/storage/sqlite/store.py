@@ -22,13 +22,14 @@ from typing import Any, TypeVar
 from localq import clock, faults
 from localq.exceptions import StoreReplaced, StoreUntrusted
 from localq.message import Claim, Message, Outcome, Record, Turn, Want
+from localq.rates import BUCKET, RATE, next_turns
 from localq.storage import place
 from localq.storage.base import STEP, Bell, Count, Entry, Estate, OwnerInfo
 from localq.storage.bells import Bells, Sleeper
 from localq.storage.gate import Gate
 from localq.storage.owners import LockedOwner, Owners
+from localq.storage.sqlite.claims import as_claim, claim, claim_in_turn, free, turns
 from localq.storage.sqlite.delivery import Columns, put_all, put_one, wake
-from localq.storage.sqlite.queries import claim as claim_query
 from localq.storage.sqlite.queries import query
 from localq.storage.sqlite.queries import whole as whole_query
 from localq.storage.sqlite.session import Gone, Session
@@ -217,10 +218,10 @@ class SqliteStorage:
 
     def settle(self, outcomes: Sequence[Outcome], want: Want | None = None) -> Turn:
         asked = want if want is not None else Want("", (), 0, clock.now())
-        if not outcomes and asked.limit and 0 < asked.now < self._board_due():
+        if not outcomes and asked.limit and not asked.rates and 0 < asked.now < self._board_due():
             # Nothing to settle and nothing due: one statement is the whole transaction. Not announced for a sync:
             # a claim that a power cut undoes goes back to the queue, where it would be anyway.
-            claims = self._write(lambda session: session.write(_claim, session, asked))
+            claims = self._write(lambda session: session.write(claim, session.execute, asked))
             if len(claims) > 1:
                 self._wrote()  # for the steward's eyes: some of them may wait behind a long one
             return Turn(claims, [])
@@ -239,7 +240,8 @@ class SqliteStorage:
         self._bells.ring(slots)
         if settlement.replies:
             self._bells.ring_replies(settlement.replies)
-        self._wrote()
+        if outcomes or turn.moved or len(turn.claims) > 1:
+            self._wrote()
         return turn
 
     def _settle_one(self, o: Outcome) -> Turn:
@@ -271,27 +273,37 @@ class SqliteStorage:
     def _settle_all(
         self, session: Session, settlement: Settlement, outcomes: Sequence[Outcome], want: Want
     ) -> tuple[Turn, float | None]:
-        due = None
-        stale = settlement.apply(session.execute, outcomes) if outcomes else []
-        ready = settlement.ready
-        if not (want.limit or outcomes) or not 0 < want.now < self._bells.next_due():
-            due = self._promote(session, want.now, ready)
-        claims = _claim(session, want) if want.limit else []
+        execute, ready = session.execute, settlement.ready
+        stale = settlement.apply(execute, outcomes) if outcomes else []
+        is_due = not (want.limit or outcomes) or bool(settlement.moved) or not 0 < want.now < self._bells.next_due()
+        if is_due:
+            ready.update(queue for (queue,) in execute(query("promote"), (want.now,)).fetchall())
+        moved = free(execute, want.frees, ready)
+        claims = self._claim(session, settlement, want, is_due) if want.limit else []
+        due = self._next_due(session, want.now, ready) if is_due else None
         # What is left after this claim is for others; what was claimed needs nobody woken.
-        for claim in claims:
-            if ready[claim.message.queue] > 0:
-                ready[claim.message.queue] -= 1
-        return Turn(claims, stale), due
+        for taken in claims:
+            if ready[taken.message.queue] > 0:
+                ready[taken.message.queue] -= 1
+        return Turn(claims, stale, moved + settlement.moved, tuple(settlement.held)), due
+
+    def _claim(self, session: Session, settlement: Settlement, want: Want, is_due: bool) -> list[Claim]:
+        if not want.rates:
+            return claim(session.execute, want)
+        claimed = claim_in_turn(session.execute, want, is_due)
+        settlement.moved += claimed.moved
+        if claimed.due is not None:
+            settlement.waits(claimed.due)
+        return claimed.claims
 
     def _board_due(self) -> float:
         self._session()
         return self._bells.next_due()
 
-    def _promote(self, session: Session, now: float, ready: Counter[str]) -> float:
-        """Make what is due ready; return when the next is: until then no claim needs to look."""
-        ready.update(queue for (queue,) in session.execute(query("promote"), (now,)).fetchall())
+    def _next_due(self, session: Session, now: float, ready: Counter[str]) -> float:
+        """Return when the next message is due: until then no claim needs to look."""
         (left,) = session.execute(query("next_due")).fetchone()
-        return float("inf") if left is None else float(left)
+        return min(float("inf") if left is None else float(left), turns(session.execute, now, ready))
 
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
         if outcome.again is not None:
@@ -356,10 +368,14 @@ class SqliteStorage:
         if recalled is not None:
             self._owners.recall(owner, recalled)
         rows = self._read(query("claims_of"), f"owner:{owner}")
-        return self._owners.notes(owner, [_claimed(row) for row in rows])
+        return self._owners.notes(owner, [as_claim(row) for row in rows])
 
     def due(self, limit: int) -> list[float]:
-        return [at for (at,) in self._read(query("due"), limit)]
+        times = [at for (at,) in self._read(query("due"), limit)]
+        holds = [entry.key for entry in self.entries(RATE)]
+        if holds:
+            times += next_turns((entry.value for entry in self.entries(BUCKET)), holds).values()
+        return sorted(times)[:limit]
 
     def counts(self) -> list[Count]:
         return [Count(*row) for row in self._read(query("counts"))]
@@ -442,26 +458,6 @@ class _Guard:
 def _whole_record(row: tuple[Any, ...]) -> Record:
     seq, redeliveries, *message = row[RECORD_COLUMNS:]
     return Record(*row[:RECORD_COLUMNS])._replace(seq=seq, redeliveries=redeliveries, message=Message(*message))
-
-
-def _claimed(row: tuple[Any, ...]) -> Claim:
-    return Claim(row[0], row[1], row[2], Message(*row[3:]))
-
-
-def _claim(session: Session, want: Want) -> list[Claim]:
-    if not want.queues:
-        return []
-    faults.at("claim.held")
-    values = [f"owner:{want.owner}"]
-    for queue in want.queues:
-        values += (queue, want.limit)  # type: ignore[arg-type]
-    if len(want.queues) > 1:
-        values.append(want.limit)  # type: ignore[arg-type]
-    rows = session.execute(claim_query(len(want.queues)), values).fetchall()
-    faults.at("claim.written")
-    # RETURNING promises no order.
-    rows.sort(key=lambda row: (row[7], row[0]))
-    return [_claimed(row) for row in rows]
 
 
 def _write_entry(session: Session, key: str, value: str | None, expected: str | None, expires_at: float | None) -> bool:

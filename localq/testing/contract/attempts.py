@@ -31,7 +31,7 @@ class AttemptContract(Made):
     # -- settle --------------------------------------------------------------------------------------
 
     def test_settling_nothing_does_nothing(self, storage: Storage) -> None:
-        assert storage.settle([]) == storage.settle([], None) == ([], [])
+        assert storage.settle([]) == storage.settle([], None) == ([], [], 0, ())
 
     def test_an_end_is_written_whole(self, storage: Storage, owner: Owner, clock: FakeClock) -> None:
         storage.put([message("a", retries=2, ignore_result=1, queue="celery")])
@@ -40,7 +40,7 @@ class AttemptContract(Made):
         result = bytes(range(256))
         turn = storage.settle([outcome(claim, result=result, content_type="application/x", checksum=2**32 - 1,
                                        traceback="at t", children='["c"]', worker="w@box")])  # fmt: skip
-        assert turn == ([], [])
+        assert turn == ([], [], 0, ())
         assert storage.records(["a"]) == {"a": Record(
             id="a", name="t.add", state=SUCCESS, place=ENDED, result=result, content_type="application/x",
             checksum=2**32 - 1, traceback="at t", children='["c"]', worker="w@box", ended_at=clock.now(), retries=2,
