@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import Any, NamedTuple
 
+from localq import rates
 from localq.exceptions import ImproperlyConfigured
 from localq.registry import nearest
 
@@ -49,6 +50,15 @@ def at_least(low: float) -> Callable[[Any], str]:
     return lambda value: "" if value >= low else f"expected at least {low}"
 
 
+def rate_fault(value: Any) -> str:
+    """A check: the value can be read as a rate limit."""
+    try:
+        rates.parse(value)
+    except ValueError as exc:
+        return str(exc)
+    return ""
+
+
 NUMBER = (int, float)
 NAMES = (list, tuple, set, frozenset)
 SETTINGS: dict[str, Setting] = {
@@ -79,7 +89,11 @@ SETTINGS: dict[str, Setting] = {
         Setting("task_default_queue", (str,), "celery", "queue of tasks that name none"),
         Setting("task_default_priority", (int,), 5, "0 is the highest", between(0, 255)),
         Setting("task_routes", (dict, list, tuple, str, FunctionType), None, "task name or pattern -> queue"),
-        Setting("task_default_rate_limit", (str, int, float), None, "default of rate_limit", None, False),
+        Setting("task_default_rate_limit", (str, int, float), None, "default of rate_limit", rate_fault),
+        Setting("task_rate_limit_scope", (str,), "host", "who shares a rate limit", one_of("host", "worker")),
+        Setting("worker_disable_rate_limits", (bool,), False, "no task has a rate limit"),
+        Setting("task_unknown_policy", (str,), "park", "what becomes of unknown task names", one_of("park", "fail")),
+        Setting("result_unknown_raises", (bool,), False, "get() of an id that the store does not know raises at once"),
         Setting("task_annotations", (dict, list, tuple), None, "attributes to set on tasks", None, False),
         Setting(
             "worker_concurrency", (int,), None, "child processes; None: the CPUs this process may use", at_least(1)

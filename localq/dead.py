@@ -16,6 +16,7 @@ from localq import states
 from localq.exceptions import RetryRefused
 from localq.message import Message, Outcome, Record
 from localq.storage.base import Storage
+from localq.whereabouts import whereabouts
 
 
 def failed(storage: Storage) -> Iterator[Record]:
@@ -75,16 +76,6 @@ def next_attempt(storage: Storage, record: Record) -> Message:
     if refusal:
         raise RetryRefused(f"{_named(record)} {refusal}")
     return record.message._replace(retries=0, visible_at=None, expires_at=None, waits_for=0)
-
-
-def whereabouts(record: Record) -> str:
-    """Say in words where a message is that has not ended."""
-    if record.place == states.READY:
-        return f"waits for a worker in queue {record.queue!r}"
-    if record.place == states.WAITING:
-        return "waits for its time"
-    kind, _, key = (record.hold or "").partition(":")
-    return f"waits for the end of {key}" if kind == "after" else "is in the hands of a worker"
 
 
 def _named(record: Record) -> str:

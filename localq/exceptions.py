@@ -161,6 +161,10 @@ class RetryRefused(TaskError):
     """A task cannot be run again by hand: it has not ended, has not failed, or is not known."""
 
 
+class UnknownTask(TaskError, LookupError):
+    """The store knows no task with this id, and `result_unknown_raises` asks to be told at once."""
+
+
 class WorkerLostError(LocalqError):
     """The process that ran the task ended before the task did."""
 

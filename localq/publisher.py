@@ -50,7 +50,7 @@ CALL_OPTIONS: dict[str, str] = {
 }
 #: Options of Celery's whose meaning is not built yet: using one gives a warning, never silence.
 NOT_YET = frozenset({
-    "link_error", "time_limit", "soft_time_limit", "rate_limit", "compression", "autoretry_for", "dont_autoretry_for",
+    "link_error", "time_limit", "soft_time_limit", "compression", "autoretry_for", "dont_autoretry_for",
     "retry_backoff", "retry_kwargs", "reply_to", "chain", "chord", "group_id", "group_index", "stamped_headers",
 })  # fmt: skip
 _IN_HEADERS = ("shadow", "argsrepr", "kwargsrepr", "headers")

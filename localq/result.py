@@ -14,11 +14,12 @@ from typing import Any, Generic, Self, TypeVar
 from localq import clock, dead, states
 from localq.backend import Backend
 from localq.context import current_app
-from localq.exceptions import RetryRefused, TaskRevokedError, TimeoutError
+from localq.exceptions import RetryRefused, TaskRevokedError, TimeoutError, UnknownTask
 from localq.message import Record
 from localq.recovery import sweep
 from localq.serialization import decode, exception_from
 from localq.storage.base import Bell, Storage
+from localq.whereabouts import lacking, whereabouts
 
 logger = logging.getLogger("localq.result")
 
@@ -168,6 +169,7 @@ class AsyncResult(Generic[R]):
 
         Raises:
             TimeoutError: the time is over; the task goes on.
+            UnknownTask: the store does not know it, and the setting result_unknown_raises says not to wait.
             Exception: what the task raised.
         """
         if self.ignored:
@@ -183,6 +185,8 @@ class AsyncResult(Generic[R]):
     wait = get
 
     def _wait(self, timeout: float | None, on_interval: Callable[[], Any] | None = None) -> None:
+        if self.backend.conf.result_unknown_raises and not self.exists():
+            raise UnknownTask(_unknown(self))
         # Where this thread has its bell already, the look after raising it is the first.
         has_bell = self._own in getattr(self.backend.bells, "kept", ())
         if not has_bell or (timeout is not None and timeout <= 0):
@@ -545,20 +549,9 @@ class Wait:
             return
         self._has_hinted = True
         record = storage.records((self._what.id,)).get(self._what.id)
-        if record is not None and record.place == states.READY and not is_served(storage, record.queue):
-            logger.warning(
-                "task %s[%s] waits in queue %r of %s and no live worker reads that queue; start one: %s",
-                record.name, record.id, record.queue, storage.url, self._backend.worker_hint(record.queue),
-            )  # fmt: skip
-
-
-def is_served(storage: Storage, queue: str) -> bool:
-    """Whether a live worker reads this queue."""
-    for owner in storage.owners():
-        queues = owner.about.get("queues")
-        if owner.alive and isinstance(queues, Sequence) and queue in queues:
-            return True
-    return False
+        lack = record and lacking(record, self._backend)
+        if record is not None and lack:
+            logger.warning("task %s[%s] waits in %s: %s", record.name, record.id, storage.url, lack)
 
 
 def value_of(record: Record, conf: Any) -> Any:
@@ -575,13 +568,12 @@ def _has_ended(result: AsyncResult[Any]) -> bool:
 
 
 def _timed_out(result: AsyncResult[Any]) -> TimeoutError:
-    storage, record = result.backend.storage, result._look()
+    record = result._look()
     if record is None:
-        return TimeoutError(
-            f"The operation timed out: no task {result.id} is in {storage.url}: it was sent elsewhere, or forgotten"
-        )
-    what = f"The operation timed out: task {result.id} is {record.state}"
-    if record.place == states.READY and not is_served(storage, record.queue):
-        hint = result.backend.worker_hint(record.queue)
-        return TimeoutError(f"{what}, and no live worker reads queue {record.queue!r}; start one: {hint}")
-    return TimeoutError(f"{what}; it goes on")
+        return TimeoutError(f"The operation timed out: {_unknown(result)}")
+    why = lacking(record, result.backend) or whereabouts(record)
+    return TimeoutError(f"The operation timed out: task {result.id} is {record.state}, and {why}")
+
+
+def _unknown(result: AsyncResult[Any]) -> str:
+    return f"no task {result.id} is in {result.backend.storage.url}: it was sent elsewhere, or forgotten"

@@ -12,7 +12,7 @@ from importlib import import_module
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar
 
-from localq import clock
+from localq import clock, rates
 from localq.canvas import Signature
 from localq.context import Context, current_app, entered, request_of
 from localq.exceptions import MaxRetriesExceededError, OperationalError, Retry
@@ -66,6 +66,8 @@ class Task(Generic[P, R]):
             dead-letters it. Here every failed task is kept with its arguments, and is retried by hand.
         track_started: write the state STARTED. None: task_track_started.
         throws: exceptions that are no surprise; logged without a traceback.
+        rate_limit: how often it may start, in all workers of the store together: "10/s", "10/m", "10/h", or a number a
+            second. None: the setting task_default_rate_limit; 0 or "": as often as it likes.
         queue, priority, serializer, expires: defaults of every call.
     """
 
@@ -119,6 +121,7 @@ class Task(Generic[P, R]):
         """Belong to an app."""
         self._asks = tuple(name for name in _ASKED if getattr(self, name) is None)
         self.__dict__["app"] = app
+        rates.parse(self.rate_limit)  # a mistake is the definition's, not the worker's
         if self.typing is not False:
             self._check = signature_check(self.run)
         self.settle_options()

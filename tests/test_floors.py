@@ -24,7 +24,7 @@ FLOORS = (
     ("words", "exceptions states clock registry signals faults"),
     ("data", "serialization message schedules config rates routing context canvas log"),
     ("store", "storage"),
-    ("acts", "backend recovery dead result executor eager publisher control"),
+    ("acts", "backend recovery dead whereabouts result executor eager publisher control"),
     ("users", "task app"),
     ("worker", "worker"),
     ("faces", "cli testing contrib __main__ __init__"),

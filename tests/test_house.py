@@ -23,7 +23,7 @@ FLOORS = (
     "exceptions states clock registry signals faults",
     "serialization message config rates routing context canvas log",
     "storage",
-    "recovery dead result executor publisher backend eager",
+    "recovery dead whereabouts result executor publisher backend eager",
     "task app",
     "worker",
 )

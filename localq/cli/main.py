@@ -17,7 +17,10 @@ from localq.exceptions import ImproperlyConfigured, LocalqError, StoreError
 from localq.registry import nearest
 
 #: Command -> module that has it; imported when it is asked for, so that `--help` stays quick.
-COMMANDS = {"worker": "localq.cli.worker", "report": "localq.cli.report", "task": "localq.cli.task"}
+COMMANDS = {
+    "worker": "localq.cli.worker", "status": "localq.cli.status", "task": "localq.cli.task",
+    "report": "localq.cli.report",
+}  # fmt: skip
 
 #: Options that may stand before or after the command.
 GLOBAL: tuple[Any, ...] = (

@@ -24,6 +24,7 @@ from localq.result import value_of
 from localq.serialization import decode, safe_repr
 from localq.storage.base import STEP, Storage
 from localq.storage.place import MARK
+from localq.whereabouts import whereabouts
 
 #: Characters of arguments and results, and of an exception where each task has one line.
 LIMIT, LINE_LIMIT = 4096, 120
@@ -49,7 +50,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
 @click.pass_context
 def show(ctx: click.Context, /, **options: Any) -> None:
     """Show what the store has of a task: its arguments, how it stands, and why it failed."""
-    app = _opened(merged(ctx, options))
+    app = opened(merged(ctx, options))
     record = app.storage.records((options["id"],), whole=True).get(options["id"])
     if record is None:
         raise Mistake("LQ041", f"no task has the id {options['id']!r} in {app.backend.url}",
@@ -74,7 +75,7 @@ def retry(ctx: click.Context, /, **options: Any) -> int:
         raise click.UsageError("give the ids of tasks or --failed, not both")
     if not options["ids"] and not options["failed"]:
         raise click.UsageError("give the ids of the tasks to retry, or --failed for all that failed")
-    app = _opened(merged(ctx, options))
+    app = opened(merged(ctx, options))
     act = _tried if options["dry_run"] else dead.retry
     ids: Iterable[str] = dict.fromkeys(options["ids"])
     if options["failed"]:
@@ -120,7 +121,7 @@ def _tried(storage: Storage, id: str) -> Record:
     return record
 
 
-def _opened(given: dict[str, Any]) -> Any:
+def opened(given: dict[str, Any]) -> Any:
     """Return the app of a command, with its store; one that is not there is not made.
 
     Raises:
@@ -145,7 +146,7 @@ def facts(app: Any, record: Record, message: Message | None) -> Iterator[tuple[s
     assert message is not None
     yield "task", record.name
     yield "id", record.id
-    yield "state", record.state if record.ended else f"{record.state}: it {dead.whereabouts(record)}"
+    yield "state", record.state if record.ended else f"{record.state}: it {whereabouts(record)}"
     yield "queue", f"{record.queue}, priority {message.priority}"
     yield from zip(("args", "kwargs"), arguments(app, message), strict=True)
     yield "sent", _time(message.sent_at) + (f" by {message.origin}" if message.origin else "")

@@ -272,7 +272,7 @@ class Storage(Protocol):
         """
 
     def due(self, limit: int) -> list[float]:
-        """Return the wall times at which the next waiting messages become visible or have their turn, earliest first."""
+        """Return the wall times at which the next messages become visible, or have their turn, earliest first."""
 
     def counts(self) -> list[Count]:
         """Return how many messages are in each place of each queue."""

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from localq import clock
 from localq.exceptions import DuplicateTaskId
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record, Turn, Want
-from localq.serialization import checksum
 from localq.rates import BUCKET, RATE, REMEMBERED_S, WIDE, Candidate, bucket_text, choose, next_turns
+from localq.serialization import checksum
 from localq.states import ENDED, FAILURE, GOOD_STATES, HELD, PENDING, PROPAGATE_STATES, READY, WAITING
 from localq.storage.base import STEP, Bell, Count, Entry, Estate, Owner, OwnerInfo
 
@@ -215,7 +215,7 @@ class Transaction:
         if outcome.ended:
             self._move(row, _ended(new, outcome))
         elif outcome.hold is not None:
-            self._park(new, outcome.hold)
+            self._park(new._replace(token=new.token + 1), outcome.hold)
         else:
             self._move(row, _opened(new._replace(message=outcome.again)) if outcome.again else _ready(new))
         # What a task sends must not keep its own end from being written, so an id in use is passed over.
@@ -264,7 +264,7 @@ class Transaction:
         return [known[seq] for seq in choice.taken]
 
     def _park(self, row: Row, hold: str) -> None:
-        self._move(row, row._replace(place=HELD, hold=hold))
+        self._move(self._row(row.message.id), row._replace(place=HELD, hold=hold))
         self._moved += 1
         self.waits = True
         if self._table.get("entry", hold) is None:

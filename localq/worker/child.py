@@ -12,18 +12,20 @@ import logging
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from localq import clock, faults, states
+from localq import clock, faults, signals, states
 from localq.canvas import RESULT
 from localq.context import headers_of
-from localq.exceptions import LocalqError, OperationalError, StoreBusy, StoreFull
+from localq.exceptions import LocalqError, NotRegistered, OperationalError, StoreBusy, StoreFull
 from localq.executor import Executor
 from localq.message import Claim, Message, Outcome, Turn, Want
+from localq.rates import NAME
 from localq.recovery import given_back, settle_each, unwritable
 from localq.result import value_of
 from localq.storage.base import Bell, Owner, Storage
+from localq.worker.holds import parked, rates_of, warn_of_unknown
 
 logger = logging.getLogger("localq.worker.child")
 
@@ -51,6 +53,7 @@ class Consumer:
         self.app, self.queues, self.hostname = app, queues, hostname
         self._about = {"kind": "child", "node": hostname, "queues": list(queues), **about}
         self._executor = Executor(app.conf, hostname)
+        self._rates = rates_of(app.tasks, app.conf, hostname)
         self._limit = 1
         self._pid = os.getpid()
         self.executed = 0
@@ -93,17 +96,15 @@ class Consumer:
                 outcomes = []
                 if turn.stale and not was_recalled:  # else the steward has settled and given back for us
                     self._report(turn.stale)
+                self._warn(turn.held)
                 if turn.claims:
                     outcomes = self._claimed(storage, owner, bell, turn.claims)
+                elif turn.moved:
+                    pass  # behind those that have to wait there may be others
                 elif not self._is_hungry:
                     self._is_hungry = True
                 elif has_looked:
-                    self.before_turn()
-                    bell.sleep(FLOOR_S, self._wake_read)
-                    claims = self._handed(storage, owner, bell)
-                    if claims:
-                        faults.at("hand.received")
-                        outcomes = self._batch(storage, owner, claims)
+                    outcomes = self._sleep(storage, owner, bell)
             bell.lower()
             self._finish(storage, owner, outcomes)
             owner.close()
@@ -124,12 +125,34 @@ class Consumer:
             self._give_back_unknown(storage, owner, bell, claims)
         return self._batch(storage, owner, claims)
 
+    def _sleep(self, storage: Storage, owner: Owner, bell: Bell) -> list[Outcome]:
+        """Sleep until there may be work, and run what was handed over meanwhile."""
+        self.before_turn()
+        bell.sleep(FLOOR_S, self._wake_read)
+        claims = self._handed(storage, owner, bell)
+        if not claims:
+            return []
+        faults.at("hand.received")
+        return self._in_turn(storage, owner, claims)
+
     def _handed(self, storage: Storage, owner: Owner, bell: Bell) -> list[Claim]:
         """Return what this owner was given while it slept."""
         claims = [Claim(copy[0], copy[1], copy[2], Message(*copy[3:])) for copy in bell.copies()]
         if bell.is_unsure or self._should_look():
             self._give_back_unknown(storage, owner, bell, claims)
         return claims
+
+    def _in_turn(self, storage: Storage, owner: Owner, claims: list[Claim]) -> list[Outcome]:
+        """Run what was handed over; what may start only so often is parked, and claimed with a token."""
+        rates = self._rates
+        limited = [parked(claim, rates[claim.message.name].hold) for claim in claims if claim.message.name in rates]
+        free = [claim for claim in claims if claim.message.name not in rates] if limited else claims
+        return self._batch(storage, owner, free) + limited
+
+    def _warn(self, held: Sequence[str]) -> None:
+        for key in held:
+            if key.startswith(NAME):
+                warn_of_unknown(key.removeprefix(NAME), self.app.tasks)
 
     def _give_back_unknown(self, storage: Storage, owner: Owner, bell: Bell, claims: list[Claim]) -> None:
         """Give back what this owner holds and was not told of in time.
@@ -176,11 +199,11 @@ class Consumer:
 
     def _want(self, owner: Owner, outcomes: list[Outcome]) -> Want:
         limit = 0 if self._goes_first(outcomes) else self._limit
-        return Want(owner.name, self.queues, limit, clock.now())
+        return Want(owner.name, self.queues, limit, clock.now(), self._rates)
 
     def _goes_first(self, outcomes: list[Outcome]) -> bool:
         """Whether somebody may be waiting for this one result, and nothing more is expected: no look for more now."""
-        return self._is_hungry and len(outcomes) == 1
+        return self._is_hungry and len(outcomes) == 1 and outcomes[0].hold is None
 
     def _batch(self, storage: Storage, owner: Owner, claims: list[Claim]) -> list[Outcome]:
         """Run claims in order; what there is no time for goes back."""
@@ -216,7 +239,7 @@ class Consumer:
         tasks = self.app.tasks
         task = tasks.get(message.name) or tasks.aliases.get(message.name)
         if task is None:
-            return self._executor.unknown(claim)
+            return self._unknown(claim)
         if logger.isEnabledFor(logging.INFO):
             logger.info("Task %s[%s] received", message.name, message.id)
         fed: tuple[Any, ...] = ()
@@ -238,6 +261,15 @@ class Consumer:
             logger.exception("Task %s[%s] ended in a way that cannot be described", message.name, message.id)
             return unwritable(Outcome(claim.seq, claim.token, message.id, group_id=message.group_id,
                                       leads=message.leads, reply_to=message.reply_to), exc)  # fmt: skip
+
+    def _unknown(self, claim: Claim) -> Outcome:
+        """What becomes of a message whose task is not registered here; another worker may know it."""
+        message = claim.message
+        if self.app.conf.task_unknown_policy == "fail":
+            return self._executor.unknown(claim)
+        exc = NotRegistered(message.name)
+        signals.task_unknown.send(None, message=message, exc=exc, name=message.name, id=message.id)
+        return parked(claim, f"{NAME}{message.name}")
 
     def _tell_started(self, storage: Storage, claim: Claim) -> None:
         started = Outcome(

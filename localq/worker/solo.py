@@ -32,6 +32,7 @@ class Solo:
     def __init__(self, worker: Any) -> None:
         self._worker = worker
         self._consumer: Consumer | None = None
+        self._is_stopping = False
         self._steward: Steward | None = None
         self._ready = threading.Event()
         self._exit_code = EX_OK
@@ -41,7 +42,6 @@ class Solo:
         """Run until stopped; return the exit code."""
         worker = self._worker
         signals.worker_init.send(worker)
-        self._consumer = Consumer(worker.app, worker.queues, worker.node, {"parent": identity()})
         line_read, line_write = os.pipe()
         os.set_blocking(line_read, False)
         thread = threading.Thread(target=self._steward_life, args=(line_read,), name="Steward", daemon=True)
@@ -51,8 +51,11 @@ class Solo:
         self._ready.wait()
         try:
             if self._error is None and not self._exit_code:
+                # Not before the steward has found the node a name.
+                self._consumer = Consumer(worker.app, worker.queues, worker.node, {"parent": identity()})
                 worker.tell_ready()
-                self._consumer.run()
+                if not self._is_stopping:
+                    self._consumer.run()
         finally:
             if self._steward is not None:
                 self._steward.is_stopping = True
@@ -66,6 +69,7 @@ class Solo:
 
     def stop(self) -> None:
         """Finish the running task and return from `run`; from any thread."""
+        self._is_stopping = True
         if self._consumer is not None:
             self._consumer.stop()
 
@@ -82,9 +86,8 @@ class Solo:
     def _steward_life(self, line: int) -> None:
         worker = self._worker
         try:
-            storage = worker.app.storage
             about: dict[str, object] = {"node": worker.node, "queues": list(worker.queues)}
-            self._steward = Steward(storage, about, identity(), worker.app.conf.task_max_redeliveries, line)
+            self._steward = Steward(worker.app, about, identity(), line)
             facts = {"pid": os.getpid(), "concurrency": 1, "pool": "solo"}
             node = self._steward.name_node(worker.node, worker.node_may_vary, facts)
             if node is None:

@@ -4,6 +4,7 @@
     Sweeper    frees the claims of the dead
     Recaller   lets nothing wait behind a long task
     Due        wakes sleepers when a waiting message's time has come
+    Holds      frees what waits under a key and need not any more (holds.py)
 
 In prefork they live in a process of their own, in a solo worker in a thread. Each service is started in
 order and stopped in reverse; between them runs one timer heap. They look at the store once a second, and
@@ -25,6 +26,7 @@ from localq.exceptions import StoreBusy, StoreFull
 from localq.message import Want
 from localq.recovery import recall, sweep
 from localq.storage.base import DUE_BELL, SYNC_BELL, Doing, Storage
+from localq.worker.holds import Holds
 from localq.worker.timer import Timer
 
 logger = logging.getLogger("localq.worker.steward")
@@ -154,6 +156,8 @@ class Due:
     def __init__(self, storage: Storage, timer: Timer) -> None:
         self._storage, self._timer = storage, timer
         self._entry: Any = None
+        #: The time that sleepers were woken for last.
+        self._told = 0.0
 
     def start(self) -> None:
         self._plan()
@@ -172,11 +176,17 @@ class Due:
         self.stop()
         self._entry = None
         times = self._storage.due(NEAR)
-        if times:
-            # Wall time, so looked at again now and then: the clock may be set.
-            self._entry = self._timer.after(min(max(0.0, times[0] - clock.now()), 60.0), self._promote)
+        if not times:
+            return
+        self._time = times[0]
+        delay_s = max(0.0, times[0] - clock.now())
+        if not delay_s and self._time == self._told:
+            delay_s = ROUND_S  # everybody is busy, and who is done looks by itself
+        # Wall time, so looked at again now and then: the clock may be set.
+        self._entry = self._timer.after(min(delay_s, 60.0), self._promote)
 
     def _promote(self) -> None:
+        self._told = self._time
         if patiently(lambda: self._storage.settle((), Want("", (), 0, clock.now()))):
             self._plan()
         else:
@@ -197,20 +207,22 @@ class Steward:
     """The services of one worker on one thread.
 
     Args:
+        app: whose store to see to, and whose tasks this worker knows.
         about: facts that others see of this worker.
         mine: the facts of the worker's main process, which its children name as their parent.
         line: a descriptor on which the main process tells of dead children and asks to stop.
     """
 
-    def __init__(
-        self, storage: Storage, about: dict[str, object], mine: Any, limit: int, line: int | None = None
-    ) -> None:
+    def __init__(self, app: Any, about: dict[str, object], mine: Any, line: int | None = None) -> None:
+        storage: Storage = app.storage
         self._storage, self._line = storage, line
         self.timer = Timer()
         self._owner = storage.enlist({"kind": "worker", **about}, journal=False)
         self._bell = storage.bell((DUE_BELL, SYNC_BELL))
-        self.sweeper = Sweeper(storage, self.timer, mine, limit)
-        self.services: list[Service] = [Upkeep(storage), self.sweeper, Recaller(storage), Due(storage, self.timer)]
+        self.sweeper = Sweeper(storage, self.timer, mine, app.conf.task_max_redeliveries)
+        self.services: list[Service] = [
+            Upkeep(storage), self.sweeper, Recaller(storage), Due(storage, self.timer), Holds(app, self.timer),
+        ]  # fmt: skip
         self.is_stopping = False
         self._is_planned = False
         self._closely_until = 0.0

@@ -286,7 +286,7 @@ class Supervisor:
             if not first:
                 worker.app.backend.follow()
             about: dict[str, object] = {"node": worker.node, "queues": list(worker.queues), "steward": True}
-            steward = Steward(worker.app.storage, about, self._mine, worker.app.conf.task_max_redeliveries, line)
+            steward = Steward(worker.app, about, self._mine, line)
             facts = {"pid": self._mine["pid"], "concurrency": worker.concurrency, "pool": "prefork"}
             node = steward.name_node(worker.node, may_vary=worker.node_may_vary and first, facts=facts)
             if node is None and first:

@@ -106,7 +106,8 @@ def planner():
         " insert into messages (id, name, body, queue, priority, content_type, checksum, retries, sent_at, visible_at,"
         " ignore_result, waits_for, leads, place, hold)"
         " select 'id' || i, 'n', x'', 'q' || (i % 3), 5, 'j', 0, 0, 0, i, 0, 0, 0,"
-        " case i % 3 when 0 then 'ready' when 1 then 'waiting' else 'held' end, iif(i % 3 = 2, 'owner:' || i, null)"
+        " case i % 3 when 0 then 'ready' when 1 then 'waiting' else 'held' end,"
+        " iif(i % 3 = 2, 'owner:' || (i % 30), null)"
         " from n; analyze;"
     )
 
@@ -136,6 +137,8 @@ def test_a_claim_reads_only_the_index_of_what_is_ready(planner, queues):
     ("progress", "messages_held"), ("fail_followers", "messages_held"), ("record", "messages_id"),
     ("records", "messages_id"), ("members", "messages_members"), ("twin", "messages_id"), ("held", "messages_held"),
     ("failed", "messages_failed"), ("run_again", "messages_id"), ("charge", "INTEGER PRIMARY KEY"),
+    ("candidates_of_one", "messages_ready"), ("first_held", "messages_held"), ("free", "messages_held"),
+    ("park", "INTEGER PRIMARY KEY"), ("park_one", "INTEGER PRIMARY KEY"), ("entries", "PRIMARY KEY"),
 ])  # fmt: skip
 def test_every_lookup_uses_the_index_made_for_it(planner, name, index):
     for sql in {query(name), whole(name)}:
@@ -143,7 +146,8 @@ def test_every_lookup_uses_the_index_made_for_it(planner, name, index):
         assert any(index in step for step in plan), plan
         assert not any(step.startswith("SCAN messages") and index not in step for step in plan), plan
         # In the order of the index, so that a step of a long list never sorts the whole of it.
-        assert name != "failed" or not any("TEMP B-TREE" in step for step in plan), plan
+        is_step = name in ("failed", "candidates_of_one", "first_held")
+        assert not is_step or not any("TEMP B-TREE" in step for step in plan), plan
 
 
 def test_a_plain_record_reads_no_arguments():

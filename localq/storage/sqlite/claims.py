@@ -63,18 +63,14 @@ def claim(execute: Execute, want: Want) -> list[Claim]:
     return [as_claim(row) for row in rows]
 
 
-def claim_in_turn(execute: Execute, want: Want, is_due: bool) -> Claimed:
-    """Claim the next messages where some tasks may start only so often.
-
-    Args:
-        is_due: somebody who waits may have a token by now.
-    """
+def claim_in_turn(execute: Execute, want: Want) -> Claimed:
+    """Claim the next messages where some tasks may start only so often."""
     if not want.queues:
         return Claimed([])
     faults.at("claim.held")
     # Not `want.now`: time has passed at the gate, and a token counts from when it is taken.
     now, moved = clock.now(), 0
-    waiting = _next_in_turn(execute, want) if is_due else []
+    waiting = _next_in_turn(execute, want, now)
     # If messages at the head have to wait, more are looked at; those beyond are met by the next claim.
     for most in (want.limit, WIDE):
         ready = map(Candidate._make, execute(candidates(len(want.queues)), _asked(want, most)).fetchall())
@@ -110,9 +106,10 @@ def _take(execute: Execute, want: Want, choice: Choice, now: float) -> list[Clai
     return [as_claim(row) for row in rows]
 
 
-def _next_in_turn(execute: Execute, want: Want) -> list[Candidate]:
+def _next_in_turn(execute: Execute, want: Want, now: float) -> list[Candidate]:
     """Of each task whose messages wait, the one whose turn is next, if its queue is wanted."""
-    found = [execute(query("first_held"), (hold,)).fetchone() for hold in {r.hold for r in want.rates.values()}]
+    holds = {rate.hold for rate in want.rates.values()} & {key for key, _, _ in _entries(execute, RATE, now)}
+    found = [execute(query("first_held"), (hold,)).fetchone() for hold in holds]
     return sorted(Candidate(*row[:4]) for row in found if row is not None and row[4] in want.queues)
 
 

@@ -73,8 +73,8 @@ select value from json_each(?);
 update messages set place = 'held', hold = ? where seq in (select value from json_each(?)) and place = 'ready';
 
 -- name: park_one
--- A claimed one does; it was not run.
-update messages set place = 'held', hold = ? where seq = ? and token = ? and place = 'held';
+-- A claimed one does; it was not run. The claim is stale from now on, whatever else is still said of it.
+update messages set place = 'held', hold = ?, token = token + 1 where seq = ? and token = ? and place = 'held';
 
 -- name: mark
 -- Messages wait under this key; says whether that is news.

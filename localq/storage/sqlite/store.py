@@ -218,7 +218,8 @@ class SqliteStorage:
 
     def settle(self, outcomes: Sequence[Outcome], want: Want | None = None) -> Turn:
         asked = want if want is not None else Want("", (), 0, clock.now())
-        if not outcomes and asked.limit and not asked.rates and 0 < asked.now < self._board_due():
+        is_plain = not (asked.rates or asked.frees)
+        if not outcomes and asked.limit and is_plain and 0 < asked.now < self._board_due():
             # Nothing to settle and nothing due: one statement is the whole transaction. Not announced for a sync:
             # a claim that a power cut undoes goes back to the queue, where it would be anyway.
             claims = self._write(lambda session: session.write(claim, session.execute, asked))
@@ -275,11 +276,11 @@ class SqliteStorage:
     ) -> tuple[Turn, float | None]:
         execute, ready = session.execute, settlement.ready
         stale = settlement.apply(execute, outcomes) if outcomes else []
-        is_due = not (want.limit or outcomes) or bool(settlement.moved) or not 0 < want.now < self._bells.next_due()
+        is_due = not (want.limit or outcomes) or not 0 < want.now < self._bells.next_due()
         if is_due:
             ready.update(queue for (queue,) in execute(query("promote"), (want.now,)).fetchall())
         moved = free(execute, want.frees, ready)
-        claims = self._claim(session, settlement, want, is_due) if want.limit else []
+        claims = self._claim(session, settlement, want) if want.limit else []
         due = self._next_due(session, want.now, ready) if is_due else None
         # What is left after this claim is for others; what was claimed needs nobody woken.
         for taken in claims:
@@ -287,10 +288,10 @@ class SqliteStorage:
                 ready[taken.message.queue] -= 1
         return Turn(claims, stale, moved + settlement.moved, tuple(settlement.held)), due
 
-    def _claim(self, session: Session, settlement: Settlement, want: Want, is_due: bool) -> list[Claim]:
+    def _claim(self, session: Session, settlement: Settlement, want: Want) -> list[Claim]:
         if not want.rates:
             return claim(session.execute, want)
-        claimed = claim_in_turn(session.execute, want, is_due)
+        claimed = claim_in_turn(session.execute, want)
         settlement.moved += claimed.moved
         if claimed.due is not None:
             settlement.waits(claimed.due)

@@ -10,6 +10,7 @@
     attempts    settle, update, forget         owners     owners, estates, other processes
     followers   chains and chords              bells      wake-ups
     dead        what failed, and runs again    history    random histories beside a model
+    holds       parked messages, rate limits
     words       what the tests are made of, for tests of your own
 
 Needs pytest and hypothesis. Time stands still in every test but for `clock.advance`, and no test
@@ -26,12 +27,20 @@ from localq.testing.contract.dead import DeadContract
 from localq.testing.contract.facts import FactContract
 from localq.testing.contract.followers import FollowerContract
 from localq.testing.contract.history import check_histories
+from localq.testing.contract.holds import HoldContract
 from localq.testing.contract.messages import MessageContract
 from localq.testing.contract.owners import OwnerContract
 
 
 class StorageContract(
-    MessageContract, AttemptContract, FollowerContract, DeadContract, FactContract, OwnerContract, BellContract
+    MessageContract,
+    AttemptContract,
+    FollowerContract,
+    DeadContract,
+    HoldContract,
+    FactContract,
+    OwnerContract,
+    BellContract,
 ):
     """Every test of the contract; subclass it and say in `make` how to make a storage."""
 

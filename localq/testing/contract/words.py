@@ -56,8 +56,14 @@ def want(owner: Owner, limit: int = 10, queues: Sequence[str] = ("celery",)) -> 
     return Want(owner.name, tuple(queues), limit, clock.now())
 
 
-def take(storage: Storage, owner: Owner, limit: int = 10, queues: Sequence[str] = ("celery",)) -> list[Claim]:
-    return storage.settle((), want(owner, limit, queues)).claims
+def take(
+    storage: Storage, owner: Owner, limit: int = 10, queues: Sequence[str] = ("celery",), **more: Any
+) -> list[Claim]:
+    return storage.settle((), want(owner, limit, queues)._replace(**more)).claims
+
+
+def parked(claim: Claim, hold: str) -> Outcome:
+    return given_back(claim, hold=hold)
 
 
 def received(storage: Storage, owner: Owner, bell: Bell) -> list[Claim]:

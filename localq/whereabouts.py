@@ -1,0 +1,52 @@
+"""Where a task is that has not ended, and what it lacks, in words: for errors, hints and the command line.
+
+Must not be needed by a call that goes well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from localq import states
+from localq.backend import Backend
+from localq.message import Record
+from localq.rates import NAME
+from localq.storage.base import Storage
+
+
+def whereabouts(record: Record) -> str:
+    """Say in words where a message is that has not ended."""
+    if record.place == states.READY:
+        return f"waits for a worker in queue {record.queue!r}"
+    if record.place == states.WAITING:
+        return "waits for its time"
+    kind, _, key = (record.hold or "").partition(":")
+    return _HELD.get(kind, "is in the hands of a worker").format(key)
+
+
+_HELD = {
+    "after": "waits for the end of {}",
+    "name": "is parked: no worker that met it knows a task {!r}",
+    "rate": "waits for its turn (rate_limit of {})",
+}
+
+
+def is_served(storage: Storage, queue: str) -> bool:
+    """Whether a live worker reads this queue."""
+    for owner in storage.owners():
+        queues = owner.about.get("queues")
+        if owner.alive and isinstance(queues, Sequence) and queue in queues:
+            return True
+    return False
+
+
+def lacking(record: Record, backend: Backend) -> str:
+    """Say what somebody has to do before a task can run; nothing if that is only a question of time."""
+    if record.place == states.READY and not is_served(backend.storage, record.queue):
+        return f"no live worker reads queue {record.queue!r}; start one: {backend.worker_hint(record.queue)}"
+    if (record.hold or "").startswith(NAME):
+        return (
+            f"it is parked, because no worker knows a task {record.name!r}; import its module in a worker "
+            "(include=, imports, -I) and restart that"
+        )
+    return ""
