@@ -35,7 +35,9 @@ def rates_of(tasks: Any, conf: Any, node: str) -> dict[str, Rate]:
 
 
 def _rate(task: Any, conf: Any, node: str) -> Rate | None:
-    limit = task.rate_limit if task.rate_limit is not None else conf.task_default_rate_limit
+    limit = task.rate_limit
+    if limit is None and not task.name.startswith("celery."):  # the steps of workflows are nobody's to limit
+        limit = conf.task_default_rate_limit
     period_s = rates.parse(limit)
     if period_s is None:
         return None

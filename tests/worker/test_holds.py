@@ -88,6 +88,7 @@ def test_a_limit_for_all_tasks_and_none_for_one(app: LocalQ, pool: str) -> None:
         return "ran"
 
     with start_worker(app, pool):
+        assert [app.send_task("celery.ping").get(timeout=30) for _ in range(3)] == ["pong"] * 3
         assert [unlimited.delay().get(timeout=30) for _ in range(5)] == ["ran"] * 5
         first, second = limited.delay(), limited.delay()
         assert first.get(timeout=30) == "ran"
