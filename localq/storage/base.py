@@ -218,11 +218,11 @@ class Storage(Protocol):
 
         For each outcome whose token is still the message's newest and whose message is still held:
         the state and result are written (no state: both stay); the message ends, goes back (`again`), or
-        is given back (`ended=False` and no `again`); `sends` exist; those who waited for it go on (after
-        SUCCESS and IGNORED), stay (an end without a state), or fail with it (any other state). An outcome
-        whose token is stale changes nothing and is returned. Due messages are promoted first, then up to
-        `want.limit` ready ones are claimed in (priority, arrival) order. Waiters named by `reply_to` are
-        woken.
+        is given back (`ended=False` and no `again`: to wait again, if the clock was set back before its time);
+        `sends` exist; those who waited for it go on (after SUCCESS and IGNORED), stay (an end without a state), or
+        fail with it (any other state). An outcome whose token is stale changes nothing and is returned. Due
+        messages are promoted first, then up to `want.limit` ready ones are claimed in (priority, arrival) order.
+        Waiters named by `reply_to` are woken.
         """
 
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:

@@ -26,6 +26,10 @@ class FakeClock:
         self._now += seconds
         self._monotonic += seconds
 
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock forward, or back; no time goes by."""
+        self._now += seconds
+
     def __enter__(self) -> FakeClock:
         clock.install(self)
         return self

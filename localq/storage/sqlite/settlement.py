@@ -79,8 +79,8 @@ class Settlement:
         return fresh
 
     def _give_back(self, o: Outcome) -> bool:
-        rows = self.execute(query("give_back"), (o.charged, o.seq, o.token)).fetchall()
-        self.ready.update(queue for (queue,) in rows)
+        rows = self.execute(query("give_back"), (self.now, o.charged, o.seq, o.token)).fetchall()
+        self._opened(rows)
         return bool(rows)
 
     def _again(self, o: Outcome) -> bool:
@@ -114,6 +114,14 @@ class Settlement:
                 self._waits(m.visible_at)
         return bool(rows)
 
+    def _opened(self, rows: list[Any]) -> None:
+        """Count messages that may run: now, or once their time has come."""
+        for queue, where, visible_at in rows:
+            if where == states.READY:
+                self.ready[queue] += 1
+            else:
+                self._waits(visible_at)
+
     def _waits(self, visible_at: Any) -> None:
         self._note_due(visible_at)
         self.ready[DUE_BELL] += 64
@@ -138,11 +146,7 @@ class Settlement:
     def _progress(self, key: str) -> None:
         for seq, waits_for in self.execute(query("progress"), (key,)).fetchall():
             if waits_for <= 0:
-                for queue, where, visible_at in self.execute(query("release"), (self.now, seq)).fetchall():
-                    if where == states.READY:
-                        self.ready[queue] += 1
-                    else:
-                        self._waits(visible_at)
+                self._opened(self.execute(query("release"), (self.now, seq)).fetchall())
 
     def _fail_followers(self, o: Outcome) -> None:
         own = (o.result, o.content_type, o.checksum, o.traceback)
