@@ -385,7 +385,9 @@ class Plan:
         if isinstance(sig, chain):
             return self._lay_chain(sig, before)
         if isinstance(sig, chord):
-            return self._lay(sig.body, self._lay(sig.header, before))
+            # When a chord is to begin is when its header is.
+            when = {key: sig.options[key] for key in ("countdown", "eta") if key in sig.options}
+            return self._lay(sig.body, self._lay(sig.header.clone(**when) if when else sig.header, before))
         if isinstance(sig, group):
             return self._lay_group(sig, before)
         step = Step(sig, sig.id or new_id())

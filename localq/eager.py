@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from localq import states
+from localq import clock, states
 from localq.canvas import RESULT, RESULTS, Plan, Step, signature
 from localq.exceptions import ChordError
 from localq.executor import Executor
-from localq.message import Claim, Message, Outcome, Record
+from localq.message import Claim, Message, Outcome, Record, released
 from localq.publisher import Publisher
 from localq.result import EagerResult, value_of
 from localq.serialization import safe_repr
@@ -56,7 +56,8 @@ class Eager:
                 result: EagerResult[Any] = EagerResult(step.id, _passed_on(step, failed), "FAILURE", failed.traceback)
             else:
                 task = self._tasks[step.sig.task]
-                result = self._run(task, publisher.message_of(step, task), _fed(step, before))
+                message = released(publisher.message_of(step, task), clock.now())
+                result = self._run(task, message, _fed(step, before))
             done[step.id] = result
             if step.group_id is not None:
                 groups.setdefault(step.group_id, []).append(result)

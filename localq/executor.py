@@ -92,7 +92,7 @@ class Executor:
             fed: values that stand before the message's own arguments (a chain's previous result).
         """
         message = claim.message
-        if message.expires_at is not None and clock.now() > message.expires_at:
+        if message.expires_at is not None and clock.now() >= message.expires_at:
             return self._expired(claim)
         try:
             args, kwargs = _call(decode(message.body, message.content_type, self._accept, message.checksum))

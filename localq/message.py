@@ -28,9 +28,10 @@ class Message(NamedTuple):
         origin: the sender, `gen<pid>@<host>`.
         reply_to: names the sender's bell.
         visible_at: not before this wall time; None means now.
-        expires_at: not after this wall time.
+        expires_at: from this wall time on it must not start.
         after: the message waits for the end of this message id or group id ...
-        waits_for: ... that is, for so many ends; 0 means it waits for nobody.
+        waits_for: ... that is, for so many ends; 0 means it waits for nobody. Until they have come, the two times
+            may be below 0: so many seconds after the last of them.
         group_id, position: membership in a group, and the place of its result in it.
         leads: whether others wait for this one (LEADS_BY_ID, LEADS_BY_GROUP).
     """
@@ -57,6 +58,16 @@ class Message(NamedTuple):
     group_id: str | None = None
     position: int | None = None
     leads: int = 0
+
+
+def released(message: Message, now: float) -> Message:
+    """Return a message that has nobody left to wait for: times that counted from there are wall times now."""
+    visible_at, expires_at = message.visible_at, message.expires_at
+    return message._replace(
+        waits_for=0,
+        visible_at=now - visible_at if visible_at is not None and visible_at < 0 else visible_at,
+        expires_at=now - expires_at if expires_at is not None and expires_at < 0 else expires_at,
+    )
 
 
 class Claim(NamedTuple):
@@ -176,7 +187,7 @@ class Turn(NamedTuple):
     Attributes:
         claims: the next ones.
         stale: the outcomes refused because their claim was.
-        moved: how many messages were freed, or have to wait for their turn; ask again if there are any.
+        moved: how many messages were promoted, freed, or have to wait for their turn; ask again if there are any.
         held: the keys under which messages wait that nothing waited under before.
     """
 

@@ -5,14 +5,13 @@ What a call's options mean is decided here and nowhere else. Must not run tasks,
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo
 
-from localq import clock, routing, signals
+from localq import clock, moments, routing, signals
 from localq.canvas import Step
 from localq.context import running
 from localq.exceptions import LocalqWarning
@@ -21,12 +20,14 @@ from localq.registry import nearest
 from localq.serialization import checksum, decode, encode
 from localq.storage.base import Bell, Storage
 
+logger = logging.getLogger("localq.publisher")
+
 #: Everything `apply_async` takes besides args and kwargs, and what it means.
 CALL_OPTIONS: dict[str, str] = {
     "task_id": "the id; a new UUID if absent",
-    "countdown": "seconds from now before which it must not start",
-    "eta": "datetime, or ISO text, before which it must not start",
-    "expires": "seconds from now, datetime or ISO text after which it must not start",
+    "countdown": "seconds or timedelta from now before which it must not start; wins over eta",
+    "eta": "datetime or ISO text before which it must not start; one without a zone is in the setting timezone",
+    "expires": "seconds or timedelta from now, datetime or ISO text; from then on it must not start",
     "queue": "queue name; wins over routes",
     "priority": "0 (first) to 255 (last)",
     "serializer": "name of the serializer of the arguments",
@@ -127,12 +128,12 @@ class Publisher:
             raise ValueError(f"priority {priority!r} is out of range: 0 is first, 255 last, whole numbers between")
         ignored = get("ignore_result")
         now = clock.now()
-        expires = get("expires") if get("expires") is not None else defaults.expires
+        expires = get("expires", defaults.expires)
         return Message(
             (step.id if step else get("task_id")) or new_id(), name, body, queue, priority, content_type, None, None,
             checksum(body), self._headers(options, step), self.origin, self._oid, get("retries") or 0, now,
-            self._visible_at(options, now) if options else None,
-            None if expires is None else self.moment(expires, now),
+            self._visible_at(options, None if step and step.waits_for else now) if options else None,
+            None if expires is None else self._expires_at(expires, None if step and step.waits_for else now),
             defaults.ignore_result if ignored is None else bool(ignored),
             *((step.after, step.waits_for, step.group_id, step.position, step.leads) if step else ()),
         )  # fmt: skip
@@ -155,28 +156,21 @@ class Publisher:
         if signals.after_task_publish.receivers:
             _tell(signals.after_task_publish, messages)
 
-    def moment(self, when: Any, now: float) -> float:
-        """Turn seconds from now, a datetime or ISO text into a wall time."""
-        if isinstance(when, int | float) and not isinstance(when, bool):
-            return now + when
-        if isinstance(when, timedelta):
-            return now + when.total_seconds()
-        if isinstance(when, str):
-            when = datetime.fromisoformat(when)
-        if not isinstance(when, datetime):
-            raise TypeError(f"{when!r} is no time: give seconds, a datetime or ISO text")
-        return (when if when.tzinfo else when.replace(tzinfo=self._zone())).timestamp()
+    def moment(self, when: Any, now: float | None) -> float:
+        """Turn an eta into a wall time: a datetime, ISO text or a timedelta; see `moments.later` for no now."""
+        return moments.moment("eta", when, now, moments.zone_of(self._conf))
 
-    def _zone(self) -> Any:
-        if self._conf.timezone:
-            return ZoneInfo(self._conf.timezone)
-        return UTC if self._conf.enable_utc else None
-
-    def _visible_at(self, options: Mapping[str, Any], now: float) -> float | None:
+    def _visible_at(self, options: Mapping[str, Any], now: float | None) -> float | None:
         countdown, eta = options.get("countdown"), options.get("eta")
-        if countdown:
-            return now + float(countdown)
-        return self.moment(eta, now) if eta is not None else None
+        if countdown is not None and moments.seconds("countdown", countdown):
+            return moments.later("countdown", countdown, now)
+        return None if eta is None else self.moment(eta, now)
+
+    def _expires_at(self, expires: Any, now: float | None) -> float:
+        at = moments.end("expires", expires, now, moments.zone_of(self._conf))
+        if now is not None and at < now:
+            logger.warning("expires=%r was %g s ago: this call is sent to end as REVOKED", expires, now - at)
+        return at
 
     def _route(self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any]) -> str:
         if self._conf.task_routes is not self._routes_given:

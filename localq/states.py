@@ -17,8 +17,9 @@ Where its message is in the store (the column `place`):
                  |               ^                          |   settle     |
                  |  visible_at   |  promoted by any claim   |              v
                  +-----------> waiting <--------------------+            ended ---> ready
-                 |                          retry, back-off                ^    by hand, after
-                 +-----------> held until others end ----------------------+    FAILURE or REVOKED
+                 |                          retry, back-off,               ^    by hand, after
+                 |                          a clock set back               |    FAILURE or REVOKED
+                 +-----------> held until others end ----------------------+
                                (chain steps, chord bodies)   its predecessor failed
 
 Every arrow is one transaction: a crash before it leaves the message where it was, a crash after it

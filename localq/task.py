@@ -12,7 +12,7 @@ from importlib import import_module
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar
 
-from localq import clock, rates
+from localq import clock, moments, rates
 from localq.canvas import Signature
 from localq.context import Context, current_app, entered, request_of
 from localq.exceptions import MaxRetriesExceededError, OperationalError, Retry
@@ -268,7 +268,9 @@ class Task(Generic[P, R]):
         now = clock.now()
         if eta is not None:
             return self.app.publisher.moment(eta, now)
-        return now + (self.default_retry_delay if countdown is None else countdown)
+        if countdown is None:
+            return moments.later("default_retry_delay", self.default_retry_delay, now)
+        return moments.later("countdown", countdown, now)
 
     def _give_up(self, request: Context, exc: BaseException | None) -> None:
         if exc is not None:

@@ -229,6 +229,8 @@ def _way(storage: Storage, record: Record) -> str:
 
 
 def _time(at: float | None) -> str:
+    if at is not None and at < 0:
+        return f"{-at:g} s after the end that it waits for"
     return "" if at is None else datetime.fromtimestamp(at, UTC).astimezone().isoformat(" ", "seconds")
 
 

@@ -218,11 +218,12 @@ class Storage(Protocol):
 
         For each outcome whose token is still the message's newest and whose message is still held:
         the state and result are written (no state: both stay); the message ends, goes back (`again`), or
-        is given back (`ended=False` and no `again`), or waits under a key (`hold`); `sends` exist; those who
-        waited for it go on (after SUCCESS and IGNORED), stay (an end without a state), or fail with it (any
-        other state). An outcome whose token is stale changes nothing and is returned. Due messages are promoted
-        first, and those under the keys `want.frees` (at most some hundreds of each); then up to `want.limit`
-        ready ones are claimed in (priority, arrival) order. Waiters named by `reply_to` are woken.
+        is given back (`ended=False` and no `again`: to wait again, if the clock was set back before its time), or
+        waits under a key (`hold`); `sends` exist; those who waited for it go on (after SUCCESS and IGNORED), stay (an
+        end without a state), or fail with it (any other state). An outcome whose token is stale changes nothing and
+        is returned. Due messages are promoted first, and those under the keys `want.frees` (at most some hundreds of
+        each); then up to `want.limit` ready ones are claimed in (priority, arrival) order. Waiters named by
+        `reply_to` are woken.
 
         Messages of the tasks in `want.rates` are claimed only with a token, at most one a time and then first;
         without one they wait under `Rate.hold`, and are claimed from there (see `localq.rates`). An entry with

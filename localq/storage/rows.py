@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from localq import clock
 from localq.exceptions import DuplicateTaskId
-from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record, Turn, Want
+from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record, Turn, Want, released
 from localq.rates import BUCKET, RATE, REMEMBERED_S, WIDE, Candidate, bucket_text, choose, next_turns
 from localq.serialization import checksum
 from localq.states import ENDED, FAILURE, GOOD_STATES, HELD, PENDING, PROPAGATE_STATES, READY, WAITING
@@ -217,7 +217,7 @@ class Transaction:
         elif outcome.hold is not None:
             self._park(new._replace(token=new.token + 1), outcome.hold)
         else:
-            self._move(row, _opened(new._replace(message=outcome.again)) if outcome.again else _ready(new))
+            self._move(row, _opened(new._replace(message=outcome.again or new.message)))
         # What a task sends must not keep its own end from being written, so an id in use is passed over.
         self.put(message for message in outcome.sends if self._row(message.id) is None)
         if outcome.ended:
@@ -295,6 +295,7 @@ class Transaction:
             if visible_at > now or row is None:
                 break
             self._move(row, _ready(row))
+            self._moved += 1
         for hold, at in self._turns().items():
             if at <= now:
                 # Not moved, only woken for: whoever comes takes it with its token.
@@ -319,8 +320,10 @@ class Transaction:
 
     def _release(self, row: Row) -> None:
         left = row.message.waits_for - 1
-        new = row._replace(message=row.message._replace(waits_for=left))
-        self._move(row, new if left > 0 else _opened(new))
+        if left > 0:
+            self._move(row, row._replace(message=row.message._replace(waits_for=left)))
+        else:
+            self._move(row, _opened(row._replace(message=released(row.message, clock.now()))))
 
     def _fail_behind(self, message: Message, failure: Outcome) -> None:
         # A list and no recursion: a chain may be longer than Python's stack.

@@ -26,9 +26,9 @@ class FakeClock:
         self._now += seconds
         self._monotonic += seconds
 
-    def set_back(self, seconds: float) -> None:
-        """Set the wall clock back; no time goes by."""
-        self._now -= seconds
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock forward, or back; no time goes by."""
+        self._now += seconds
 
     def __enter__(self) -> FakeClock:
         clock.install(self)

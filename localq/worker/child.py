@@ -214,6 +214,9 @@ class Consumer:
             if self.is_stopping or elapsed > BATCH_LIMIT_S:
                 outcomes += map(given_back, claims[at:])
                 break
+            if claim.message.visible_at is not None and claim.message.visible_at > clock.now():
+                outcomes.append(given_back(claim))  # it was due by a clock that has been set back since
+                continue
             outcome = self._execute(storage, owner, claim, len(claims) - at - 1)
             if os.getpid() != self._pid:
                 os._exit(0)  # the task forked, and this is the copy: the original goes on

@@ -19,6 +19,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from localq import clock
@@ -41,8 +42,8 @@ CLOSELY_S = 1.0
 LONG_S, UNNOTICED_S = 0.02, 1.0
 #: Seconds a steward rests after a ring, so that a flood of them costs little.
 REST_S = 0.005
-#: How many due times are kept in memory; the others stay in the store's index.
-NEAR = 100
+#: Seconds by which the wall clock may have moved against the other one before due times are looked up anew.
+STEP_S = 0.05
 
 
 class Service(Protocol):
@@ -151,11 +152,16 @@ class Recaller:
 
 
 class Due:
-    """Wakes sleepers for messages whose time has come; keeps only the nearest times in memory."""
+    """Wakes sleepers for messages whose time has come; of a million times, keeps the next in memory.
+
+    A due time is wall time and the heap's is not. So once the clock was set, or the machine slept, the next is
+    looked up anew: at the latest a round afterwards.
+    """
 
     def __init__(self, storage: Storage, timer: Timer) -> None:
         self._storage, self._timer = storage, timer
         self._entry: Any = None
+        self._ahead_s = 0.0
         #: The time that sleepers were woken for last.
         self._told = 0.0
 
@@ -166,6 +172,8 @@ class Due:
         self._plan()
 
     def look(self, again_in_s: float | None) -> bool:
+        if abs(clock.now() - clock.monotonic() - self._ahead_s) > STEP_S:
+            self._plan()
         return False
 
     def stop(self) -> None:
@@ -175,22 +183,21 @@ class Due:
     def _plan(self) -> None:
         self.stop()
         self._entry = None
-        times = self._storage.due(NEAR)
-        if not times:
-            return
-        self._time = times[0]
-        delay_s = max(0.0, times[0] - clock.now())
-        if not delay_s and self._time == self._told:
-            delay_s = ROUND_S  # everybody is busy, and who is done looks by itself
-        # Wall time, so looked at again now and then: the clock may be set.
-        self._entry = self._timer.after(min(delay_s, 60.0), self._promote)
+        # Noted before the clock is read for the plan: if it is set in between, the next look sees that.
+        self._ahead_s = clock.now() - clock.monotonic()
+        for at in self._storage.due(1):
+            delay_s = at - clock.now()
+            if delay_s <= 0 and at == self._told:
+                delay_s = ROUND_S  # whoever has a turn finds everybody busy, and who is done looks by itself
+            self._entry = self._timer.after(delay_s, partial(self._promote, at))
 
-    def _promote(self) -> None:
-        self._told = self._time
-        if patiently(lambda: self._storage.settle((), Want("", (), 0, clock.now()))):
+    def _promote(self, at: float) -> None:
+        # Planned before it is tried: whatever becomes of this, it is tried again.
+        self._entry = self._timer.after(ROUND_S, partial(self._promote, at))
+        moved: list[int] = []
+        if patiently(lambda: moved.append(self._storage.settle((), Want("", (), 0, clock.now())).moved)):
+            self._told = 0.0 if any(moved) else at
             self._plan()
-        else:
-            self._entry = self._timer.after(ROUND_S, self._promote)
 
 
 def patiently(act: Callable[[], object]) -> bool:

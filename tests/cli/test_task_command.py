@@ -121,6 +121,13 @@ def test_a_task_that_has_not_ended_says_where_it_is(here, app, add):
     assert "run again" not in found
 
 
+def test_a_step_whose_time_counts_from_the_end_before_it_says_so(here, app, add):
+    result = chain(add.s(1, 2), add.s(3).set(countdown=1000, expires=2000))()
+    found = shown(here, result.id)
+    assert found["not before"] == "1000 s after the end that it waits for"
+    assert found["expires"] == "2000 s after the end that it waits for"
+
+
 def test_a_running_task_names_its_process_and_one_whose_process_died_has_failed(here, app, add):
     result, line = add.delay(1, 2), Line()
 

@@ -30,6 +30,13 @@ def test_advancing_moves_both_clocks_alike():
         assert clock.monotonic() - before == 60.0
 
 
+def test_setting_the_wall_clock_lets_no_time_go_by():
+    with FakeClock(now=500.0) as fake:
+        before = clock.monotonic()
+        fake.jump(-60)
+        assert (clock.now(), clock.monotonic()) == (440.0, before)
+
+
 def test_the_systems_clock_is_back_after_the_block_even_if_it_fails():
     with pytest.raises(ZeroDivisionError), FakeClock(now=5.0):
         _ = 1 / 0

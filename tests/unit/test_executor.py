@@ -153,7 +153,8 @@ def test_a_message_that_expired_is_revoked_and_not_run(app):
         outcome = run(app, late, expires_at=999.0)
     assert (outcome.state, ran) == ("REVOKED", [])
     with FakeClock(1000.0):
-        assert run(app, late, expires_at=1000.0).state == "SUCCESS"
+        assert run(app, late, expires_at=1000.0).state == "REVOKED"
+        assert run(app, late, expires_at=1000.5).state == "SUCCESS"
 
 
 @pytest.mark.parametrize("changes", [

@@ -112,10 +112,12 @@ returning {record};
 update messages set redeliveries = redeliveries + ? where seq = ?;
 
 -- name: give_back
--- An attempt that did not happen, or may happen again: the same place in the order.
-update messages set place = 'ready', hold = null, redeliveries = redeliveries + ?
+-- An attempt that did not happen, or may happen again: the same place in the order. One that was due by a clock
+-- that has been set back since waits once more.
+update messages set
+    place = iif(visible_at > ?, 'waiting', 'ready'), hold = null, redeliveries = redeliveries + ?
 where seq = ? and token = ? and place = 'held'
-returning queue;
+returning queue, place, visible_at;
 
 -- name: again
 -- A retry: the same id, the next attempt's body and time.
@@ -133,9 +135,12 @@ where place = 'held' and hold = ?
 returning seq, waits_for;
 
 -- name: release
--- Nothing left to wait for.
-update messages set place = case when visible_at > ? then 'waiting' else 'ready' end, hold = null
-where seq = ?
+-- Nothing left to wait for. Times below 0 are so many seconds from now on; ?1 is now.
+update messages set
+    place = iif(visible_at < 0 or visible_at > ?1, 'waiting', 'ready'), hold = null,
+    visible_at = iif(visible_at < 0, ?1 - visible_at, visible_at),
+    expires_at = iif(expires_at < 0, ?1 - expires_at, expires_at)
+where seq = ?2
 returning queue, place, visible_at;
 
 -- name: fail_followers

@@ -85,8 +85,8 @@ class Settlement:
         return fresh
 
     def _give_back(self, o: Outcome) -> bool:
-        rows = self.execute(query("give_back"), (o.charged, o.seq, o.token)).fetchall()
-        self.ready.update(queue for (queue,) in rows)
+        rows = self.execute(query("give_back"), (self.now, o.charged, o.seq, o.token)).fetchall()
+        self._opened(rows)
         return bool(rows)
 
     def _park(self, o: Outcome, hold: str) -> bool:
@@ -127,6 +127,14 @@ class Settlement:
                 self.waits(m.visible_at)
         return bool(rows)
 
+    def _opened(self, rows: list[Any]) -> None:
+        """Count messages that may run: now, or once their time has come."""
+        for queue, where, visible_at in rows:
+            if where == states.READY:
+                self.ready[queue] += 1
+            else:
+                self.waits(visible_at)
+
     def waits(self, visible_at: Any) -> None:
         """Note that a message waits for a time, and have a steward woken who sees to it."""
         self._note_due(visible_at)
@@ -152,11 +160,7 @@ class Settlement:
     def _progress(self, key: str) -> None:
         for seq, waits_for in self.execute(query("progress"), (key,)).fetchall():
             if waits_for <= 0:
-                for queue, where, visible_at in self.execute(query("release"), (self.now, seq)).fetchall():
-                    if where == states.READY:
-                        self.ready[queue] += 1
-                    else:
-                        self.waits(visible_at)
+                self._opened(self.execute(query("release"), (self.now, seq)).fetchall())
 
     def _fail_followers(self, o: Outcome) -> None:
         own = (o.result, o.content_type, o.checksum, o.traceback)

@@ -277,9 +277,9 @@ class SqliteStorage:
         execute, ready = session.execute, settlement.ready
         stale = settlement.apply(execute, outcomes) if outcomes else []
         is_due = not (want.limit or outcomes) or not 0 < want.now < self._bells.next_due()
-        if is_due:
-            ready.update(queue for (queue,) in execute(query("promote"), (want.now,)).fetchall())
-        moved = free(execute, want.frees, ready)
+        promoted = execute(query("promote"), (want.now,)).fetchall() if is_due else []
+        ready.update(queue for (queue,) in promoted)
+        moved = len(promoted) + free(execute, want.frees, ready)
         claims = self._claim(session, settlement, want) if want.limit else []
         due = self._next_due(session, want.now, ready) if is_due else None
         # What is left after this claim is for others; what was claimed needs nobody woken.

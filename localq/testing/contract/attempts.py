@@ -5,7 +5,7 @@ from __future__ import annotations
 from localq.message import Outcome, Record
 from localq.serialization import checksum
 from localq.states import ENDED, HELD, READY, RETRY, STARTED, SUCCESS, WAITING
-from localq.storage.base import Owner, Storage
+from localq.storage.base import DUE_BELL, Owner, Storage
 from localq.testing.clock import FakeClock
 from localq.testing.contract.made import Made
 from localq.testing.contract.words import (
@@ -71,6 +71,23 @@ class AttemptContract(Made):
         storage.settle([given_back(claim)])
         assert storage.settle([outcome(claim)]).stale == [outcome(claim)]
         assert places(storage, "a") == [READY]
+
+    def test_what_is_given_back_before_its_time_waits_again(
+        self, storage: Storage, owner: Owner, clock: FakeClock
+    ) -> None:
+        storage.put([message("a", visible_at=clock.now() + 10), message("b")])
+        bell = storage.bell((DUE_BELL,))
+        bell.raise_()
+        clock.advance(10)
+        claims = take(storage, owner)
+        clock.jump(-5)
+        storage.settle([given_back(claim) for claim in claims])
+        assert (places(storage, "a", "b"), storage.due(5)) == ([WAITING, READY], [clock.now() + 5])
+        assert not bell.is_up()
+        bell.close()
+        assert ids(take(storage, owner)) == ["b"]
+        clock.advance(5)
+        assert ids(take(storage, owner)) == ["a"]
 
     def test_an_end_is_never_changed(self, storage: Storage, owner: Owner) -> None:
         storage.put([message("a")])

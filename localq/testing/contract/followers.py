@@ -7,7 +7,7 @@ import pytest
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID
 from localq.serialization import checksum
 from localq.states import ENDED, FAILURE, HELD, IGNORED, REVOKED, SUCCESS, WAITING
-from localq.storage.base import Count, Owner, Storage
+from localq.storage.base import DUE_BELL, Count, Owner, Storage
 from localq.testing.clock import FakeClock
 from localq.testing.contract.made import Made
 from localq.testing.contract.words import (
@@ -51,6 +51,23 @@ class FollowerContract(Made):
         assert (places(storage, "b"), storage.due(5)) == ([WAITING], [clock.now() + 60])
         clock.advance(60)
         assert ids(take(storage, owner)) == ["b"]
+
+    def test_a_time_below_zero_counts_from_the_end_that_is_waited_for(
+        self, storage: Storage, owner: Owner, clock: FakeClock
+    ) -> None:
+        first, second = chain("a", "b")
+        storage.put([first, second._replace(visible_at=-60.0, expires_at=-90.0)])
+        bell = storage.bell((DUE_BELL,))
+        bell.raise_()
+        clock.advance(1000)
+        now = clock.now()
+        storage.settle([outcome(take_one(storage, owner))])
+        assert (places(storage, "b"), storage.due(5)) == ([WAITING], [now + 60])
+        assert not bell.is_up()
+        bell.close()
+        clock.advance(60)
+        message = take_one(storage, owner).message
+        assert (message.visible_at, message.expires_at) == (now + 60, now + 90)
 
     def test_a_body_runs_when_every_member_has_ended_well(self, storage: Storage, owner: Owner) -> None:
         storage.put(chord("g", "a", "b", "c"))

@@ -97,7 +97,7 @@ class Model:
         item.redeliveries += outcome.charged
         item.message = outcome.again or item.message
         if not outcome.ended:
-            item.open(now if outcome.again else float("inf"))
+            item.open(now)
             return True
         item.place, item.hold = ENDED, None
         if outcome.state in (SUCCESS, IGNORED):
@@ -131,6 +131,9 @@ class Model:
         for each in behind + self.behind(message, LEADS_BY_GROUP, message.group_id):
             each.missing -= 1
             if not each.missing:
+                after = each.message.visible_at
+                if after is not None and after < 0:
+                    each.message = each.message._replace(visible_at=now + abs(after))
                 each.open(now)
 
     def fail(self, item: Item, result: bytes | None, group_result: bytes | None) -> None:
@@ -176,11 +179,12 @@ class History(RuleBasedStateMachine):
     def put_some(self, specs: list[tuple[int, str, float | None]]) -> None:
         self.put([self.message(*spec) for spec in specs])
 
-    @rule(length=st.integers(2, 4), delay=st.sampled_from([None, 5.0]))
-    def put_chain(self, length: int, delay: float | None) -> None:
+    @rule(length=st.integers(2, 4), delay=st.sampled_from([None, 5.0]), is_counted_from_the_end=st.booleans())
+    def put_chain(self, length: int, delay: float | None, is_counted_from_the_end: bool) -> None:
         steps = [self.message(leads=LEADS_BY_ID)]
         for _ in range(length - 1):
-            steps.append(self.message(delay=delay, after=steps[-1].id, waits_for=1, leads=LEADS_BY_ID))
+            step = self.message(delay=delay, after=steps[-1].id, waits_for=1, leads=LEADS_BY_ID)
+            steps.append(step._replace(visible_at=-delay) if is_counted_from_the_end and delay else step)
         self.put(steps)
 
     @rule(size=st.integers(1, 3))
@@ -249,6 +253,10 @@ class History(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, 5.0, 100.0]))
     def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
+
+    @rule(seconds=st.sampled_from([-100.0, -5.0, 100.0]))
+    def set_the_clock(self, seconds: float) -> None:
+        self.clock.jump(seconds)
 
     @rule()
     def forget_what_ended(self) -> None:

@@ -176,7 +176,7 @@ class HoldContract(Made):
     def test_a_clock_that_is_set_back_stops_nothing(self, storage: Storage, owner: Owner, clock: FakeClock) -> None:
         storage.put([slow("a"), slow("b")])
         take(storage, owner, rates=SLOW)
-        clock.set_back(86_400)
+        clock.jump(-86_400)
         assert ids(take(storage, owner, rates=SLOW)) == ["b"]
 
     def test_other_queues_are_left_alone(self, storage: Storage, owner: Owner, clock: FakeClock) -> None:

@@ -10,10 +10,11 @@ from localq import clock as time
 from localq.exceptions import DuplicateTaskId
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID
 from localq.states import HELD, PENDING, READY, SUCCESS, WAITING
-from localq.storage.base import Count, Owner, Storage
+from localq.storage.base import DUE_BELL, Count, Owner, Storage
 from localq.testing.clock import FakeClock
 from localq.testing.contract.made import Made
 from localq.testing.contract.words import (
+    PATIENCE_S,
     given_back,
     ids,
     in_threads,
@@ -117,6 +118,63 @@ class MessageContract(Made):
         clock.advance(2)
         take(storage, owner)
         assert storage.due(1) == [now + 20]
+
+    def test_a_nearer_time_that_comes_later_is_due_before(self, storage: Storage, clock: FakeClock) -> None:
+        now = clock.now()
+        storage.put([message("far", visible_at=now + 1e8)])
+        assert storage.due(1) == [now + 1e8]
+        storage.put([message("near", visible_at=now + 1)])
+        assert storage.due(1) == [now + 1]
+
+    def test_a_backlog_that_is_due_at_once_is_claimed_whole_and_once(
+        self, storage: Storage, owner: Owner, clock: FakeClock
+    ) -> None:
+        storage.put([message(str(number), visible_at=clock.now() + 1) for number in range(1200)])
+        clock.advance(1)
+        found: list[str] = []
+        while claims := take(storage, owner, 400):
+            found += ids(claims)
+        assert (sorted(found, key=int), storage.due(1)) == ([str(number) for number in range(1200)], [])
+
+    def test_what_waits_for_a_year_is_there_after_a_year_and_not_before(
+        self, storage: Storage, owner: Owner, clock: FakeClock
+    ) -> None:
+        storage.put([message("a", visible_at=clock.now() + 365 * 86400)])
+        clock.advance(365 * 86400 - 1)
+        assert take(storage, owner) == []
+        clock.advance(1)
+        storage.settle([outcome(take_one(storage, owner))])
+        clock.jump(-365 * 86400)
+        assert (take(storage, owner), storage.due(1)) == ([], [])
+
+    def test_a_clock_that_is_set_forward_makes_due_and_one_that_is_set_back_does_not(
+        self, storage: Storage, owner: Owner, clock: FakeClock
+    ) -> None:
+        storage.put([message("a", visible_at=clock.now() + 3600), message("b", visible_at=clock.now() + 1)])
+        clock.jump(-86400)
+        clock.advance(1)
+        assert take(storage, owner) == []
+        clock.jump(2 * 86400)
+        assert ids(take(storage, owner)) == ["a", "b"]
+
+    def test_who_listens_for_times_is_rung_by_a_message_that_waits_and_by_no_other(
+        self, storage: Storage, clock: FakeClock
+    ) -> None:
+        bell = storage.bell((DUE_BELL,))
+        bell.raise_()
+        storage.put([message("now"), message("past", visible_at=clock.now() - 1)])
+        assert bell.is_up()
+        storage.put([message("later", visible_at=clock.now() + 1)])
+        assert not bell.is_up()
+        assert bell.sleep(PATIENCE_S)
+        bell.close()
+
+    def test_no_queue_is_taken_for_the_times(self, storage: Storage) -> None:
+        bell = storage.bell((DUE_BELL,))
+        bell.raise_()
+        storage.put([message(queue=f"queue{number}") for number in range(300)])
+        assert bell.is_up()
+        bell.close()
 
     def test_nothing_is_due_where_nothing_waits(self, storage: Storage) -> None:
         storage.put([message()])
