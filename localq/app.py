@@ -28,7 +28,7 @@ from localq.backend import Backend
 from localq.config import Settings
 from localq.context import apps
 from localq.eager import Eager
-from localq.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, NotRegistered
+from localq.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, ImproperlyConfigured, NotRegistered
 from localq.message import Message
 from localq.publisher import NOT_YET, Publisher, check_options, expect, warn_not_yet
 from localq.registry import nearest
@@ -77,6 +77,8 @@ class LocalQ:
         broker, backend: Celery's keywords; a path or URL of ours means the same as `store`, one of
             another system is ignored with a warning.
         include: modules that a worker imports.
+        config_source, namespace: as `config_from_object` takes them.
+        changes: settings by name, as `conf`.
         durability: what a power cut may lose: `standard` (the last 50 ms) or `full` (nothing).
         set_as_current: be the app that `current_app()` returns.
         conf: further settings.
@@ -112,17 +114,16 @@ class LocalQ:
     ) -> None:
         self.main = main
         self.made_by = _caller()
-        self.conf = Settings({**(changes or {}), **conf})
-        if include:
-            self.conf.update(include=tuple(include))
-        if durability or os.environ.get("LOCALQ_DURABILITY"):
-            self.conf.update(store_durability=durability or os.environ["LOCALQ_DURABILITY"])
+        self.conf = Settings(changes, namespace or "", os.path.dirname(self.made_by) if self.made_by else None)
+        modules = include if include is None or isinstance(include, str) else tuple(include)
+        given = {"broker_url": broker, "result_backend": backend, "include": modules, "store_durability": durability}
+        self.conf.update({name: value for name, value in given.items() if value is not None}, **conf)
         self.strict_typing = strict_typing
         if task_cls is not None:
             self.Task = task_cls
         self.tasks = TaskRegistry()
         self.conf.on_change(self._settle_options)
-        self.backend = Backend(self.conf, main, self.made_by, store, (broker, backend))
+        self.backend = Backend(self.conf, main, self.made_by, store)
         self._start_afresh()
         _register_builtins(self)
         if set_as_current:
@@ -130,6 +131,7 @@ class LocalQ:
         apps.all.append(weakref.ref(self))
         for name, options, function in apps.shared:
             self._task_of(function, {**options, "name": name})
+        self.conf.read_later(config_source)
         self.on_init()
 
     def on_init(self) -> None:
@@ -139,6 +141,43 @@ class LocalQ:
         """Have an identity of this process's own: at the start, and in a forked child."""
         self.backend.start_afresh()
         self.publisher = Publisher(self.conf, self.backend.oid)
+
+    # -- Settings ----------------------------------------------------------------------------------
+
+    def config_from_object(
+        self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
+    ) -> Settings | None:
+        """Take settings from an object, a class, a mapping, a module or its name, `module:attribute`, a TOML file.
+
+        Args:
+            obj: where they are; the path of a file is relative to the file that made the app.
+            silent: it need not exist.
+            force: read it now; otherwise when settings are first looked at.
+            namespace: the beginning of the names that are settings (`CELERY`), others are somebody else's.
+
+        Returns:
+            The settings if they were read now, else None.
+        """
+        return self.conf.read_from(obj, silent, force, namespace)
+
+    def config_from_envvar(self, variable_name: str, silent: bool = False, force: bool = False) -> Any:
+        """Take settings from the module or file that a variable names; False if it names none and may be silent."""
+        name = os.environ.get(variable_name)
+        if name:
+            return self.conf.read_from(name, silent, force)
+        if silent:
+            return False
+        raise ImproperlyConfigured(
+            f"variable {variable_name} is not set: set it to a module with settings, as {variable_name}=proj.settings"
+        )
+
+    def config_from_cmdline(self, argv: Iterable[str], namespace: str = "") -> None:
+        """Set what words like `worker.concurrency=4` say."""
+        self.conf.read_words(argv, namespace)
+
+    def add_defaults(self, fun: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
+        """Give settings for what the program leaves open, or a function that returns some when they are needed."""
+        self.conf.add_defaults(fun)
 
     # -- The store -------------------------------------------------------------------------------
 

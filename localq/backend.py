@@ -27,8 +27,7 @@ class Backend:
         conf: the app's settings.
         app_name: the app's main name.
         made_by: the file whose code made the app.
-        given: what the app was told; a path, a URL, or None.
-        asked: URLs given in Celery's words (broker, result backend).
+        given: what the app was told; a path, a URL, or None: the settings broker_url and result_backend decide.
 
     Attributes:
         storage: the store, opened when it is first asked for. A plain attribute from then on.
@@ -44,10 +43,9 @@ class Backend:
         app_name: str | None,
         made_by: str | None,
         given: str | os.PathLike[str] | None,
-        asked: tuple[str | None, ...],
     ) -> None:
         self.conf, self.app_name, self.made_by = conf, app_name, made_by
-        self._given, self._asked = given, asked
+        self._given = given
         self._location: Location | None = None
         self.start_afresh()
 
@@ -74,12 +72,18 @@ class Backend:
         return self._location
 
     def _locate(self) -> Location:
-        urls = [u for u in (*self._asked, self.conf.get("broker_url"), self.conf.get("result_backend")) if u]
-        ours = next((url for url in urls if not is_foreign(url)), None)
-        found = locate(self._given if self._given is not None else ours, self.made_by, self.app_name)
+        given: Any = self._given
+        foreign: str | None = None
+        for name in ("broker_url", "result_backend"):
+            for place in _places(self.conf.get(name)):
+                if is_foreign(place) or (name == "result_backend" and _is_class(place)):
+                    foreign = foreign or place
+                elif given is None:
+                    # Relative in a variable means to the current directory.
+                    given = parse(place, Path.cwd()) if self.conf.told_by(name) == "environment" else place
+        found = given if isinstance(given, Location) else locate(given, self.made_by, self.app_name)
         if found.note:
             logger.warning("%s", found.note)
-        foreign = next((url for url in urls if is_foreign(url)), None)
         if foreign is not None:
             # What stands before the @ may be a password.
             logger.warning("%s is ignored: localq keeps its work in %s", foreign.rpartition("@")[2], found.path)
@@ -133,6 +137,17 @@ class Backend:
         if storage is not None:
             self.bells = threading.local()
             storage.close()
+
+
+def _places(value: Any) -> list[str]:
+    """Return the places in a setting: one, several in a list, or several joined by semicolons."""
+    values = value if isinstance(value, list | tuple) else [value] if value else []
+    return [place.strip() for each in values for place in os.fspath(each).split(";") if place.strip()]
+
+
+def _is_class(place: str) -> bool:
+    """Whether a result backend is named by a word (`django-db`, `rpc`, `proj.backends:Mine`), not by a place."""
+    return "/" not in place and not place.startswith("memory:")
 
 
 class _ThreadBells(dict[bool, Bell]):

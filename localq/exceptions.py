@@ -38,6 +38,10 @@ class ImproperlyConfigured(LocalqError):
     """A setting, an app or a store place cannot be used as given."""
 
 
+class ConfigNotFound(ImproperlyConfigured, ImportError):
+    """A module, attribute or file with settings does not exist; an ImportError, as it is in Celery."""
+
+
 class SecurityError(LocalqError):
     """Something in the store asked for what it must not get."""
 

@@ -125,9 +125,7 @@ def parse(limit: object) -> float | None:
     except (KeyError, ValueError):
         starts = -1.0
     if not starts >= 0 or isinstance(limit, bool):
-        raise ValueError(
-            f"rate_limit {limit!r}: expected a number of starts a second, or text such as '10/s', '10/m', '10/h'"
-        )
+        raise ValueError(f"rate_limit {limit!r}: expected a number a second, or text as 10/s, 10/m, 10/h")
     return 1 / starts if starts else None
 
 

@@ -22,7 +22,7 @@ HOUSE = Path(__file__).parents[1] / "localq"
 #: From the lowest to the highest. A name stands for a module, or for a package with all it holds.
 FLOORS = (
     ("words", "exceptions states clock registry signals faults"),
-    ("data", "serialization message moments schedules config rates routing context canvas log"),
+    ("data", "serialization message moments schedules settings sources config rates routing context canvas log"),
     ("store", "storage"),
     ("acts", "backend recovery dead whereabouts result executor eager publisher control"),
     ("users", "task app"),
@@ -33,6 +33,8 @@ FLOORS = (
 LATE = {
     ("registry", "importlib.metadata"): "entry points are read only for a name that nothing else has; 20 ms",
     ("registry", "import_module"): "a storage or codec is imported when its scheme or name is first used",
+    ("sources", "import_module"): "a configuration module, as the program or a variable names it",
+    ("sources", "tomllib"): "6 ms, and few projects keep settings in a TOML file",
     ("task", "import_module"): "an unpickled task is looked up in the module that made it",
     ("cli.main", "import_module"): "start-up: --help does not import the commands",
     ("cli.finder", "import_module"): "start-up: the user's module, as -A names it",

@@ -21,7 +21,7 @@ from localq.testing.worker import start_worker
 HOUSE = Path(localq.__file__).parent
 FLOORS = (
     "exceptions states clock registry signals faults",
-    "serialization message moments config rates routing context canvas log",
+    "serialization message moments settings sources config rates routing context canvas log",
     "storage",
     "recovery dead whereabouts result executor publisher backend eager",
     "task app",

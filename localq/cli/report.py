@@ -29,7 +29,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         f"app      -> {app.main or '__main__'} made by {app.made_by or 'no file'}",
         f"store    -> {app.backend.url} durability:{app.conf.store_durability}",
         *(f"            {row}" for row in _contents(app)),
-        f"settings -> {app.conf.without_defaults() or 'all defaults'}",
+        f"settings -> {app.conf.table() or 'all defaults'}",
     ]
     click.echo("\n".join(lines))
 

@@ -22,6 +22,8 @@ BESIDE = ".localq"
 FOREIGN = (
     "redis", "rediss", "amqp", "amqps", "pyamqp", "rpc", "sqs", "filesystem", "mongodb", "db+", "cache+", "sentinel",
     "kafka", "confluentkafka", "gcpubsub", "zookeeper", "consul", "pyro", "elasticsearch", "django-db", "librabbitmq",
+    "file", "s3", "gs", "azure", "dynamodb", "cassandra", "couchbase", "couchdb", "arangodb", "cosmosdbsql", "etcd",
+    "cache", "sqla+", "sqlalchemy+", "memcache", "pulsar", "qpid", "slmq",
 )  # fmt: skip
 
 
