@@ -80,7 +80,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("task_default_priority", (int,), 5, "0 is the highest", between(0, 255)),
         Setting("task_routes", (dict, list, tuple, str, FunctionType), None, "task name or pattern -> queue"),
         Setting("task_default_rate_limit", (str, int, float), None, "default of rate_limit", None, False),
-        Setting("task_annotations", (dict, list, tuple), None, "attributes to set on tasks", None, False),
+        Setting("task_annotations", (object,), None, "attributes to set on tasks"),
         Setting(
             "worker_concurrency", (int,), None, "child processes; None: the CPUs this process may use", at_least(1)
         ),

@@ -21,11 +21,11 @@ HOUSE = Path(__file__).parents[1] / "localq"
 
 #: From the lowest to the highest. A name stands for a module, or for a package with all it holds.
 FLOORS = (
-    ("words", "exceptions states clock registry signals faults"),
-    ("data", "serialization message schedules config routing context canvas log"),
+    ("words", "exceptions states clock registry signals faults version"),
+    ("data", "serialization message schedules config routing context canvas log current annotations"),
     ("store", "storage"),
-    ("acts", "backend recovery dead result executor eager publisher control"),
-    ("users", "task app"),
+    ("acts", "backend recovery dead result executor eager publisher control broker"),
+    ("users", "task tasks loader report parts registrar app"),
     ("worker", "worker"),
     ("faces", "cli testing contrib __main__ __init__"),
 )
@@ -33,10 +33,10 @@ FLOORS = (
 LATE = {
     ("registry", "importlib.metadata"): "entry points are read only for a name that nothing else has; 20 ms",
     ("registry", "import_module"): "a storage or codec is imported when its scheme or name is first used",
+    ("loader", "import_module"): "the modules in which tasks are, as settings and autodiscover_tasks name them",
     ("task", "import_module"): "an unpickled task is looked up in the module that made it",
     ("cli.main", "import_module"): "start-up: --help does not import the commands",
     ("cli.finder", "import_module"): "start-up: the user's module, as -A names it",
-    ("cli.worker", "import_module"): "start-up: the modules of imports, include and -I",
 }
 #: Words that say nothing, in a module's or a class's name.
 EMPTY_WORDS = ("utils", "util", "common", "helpers", "misc")
