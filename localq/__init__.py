@@ -2,25 +2,34 @@
 
 Re-exports only. The map of the house:
 
-    exceptions states clock registry signals faults   words
-    serialization message moments settings sources    data
-    config rates routing context canvas
-    storage/                                          where work is kept
-    recovery dead result executor publisher           acts
-    task app                                          what users hold
-    worker/                                           what runs tasks
-    cli/ testing/                                     faces
+    exceptions states clock registry signals faults version      words
+    serialization message moments settings sources config        data
+    rates routing context current canvas annotations log
+    storage/                                                     where work is kept
+    recovery dead whereabouts result executor eager publisher    acts
+    broker
+    task tasks loader report parts registrar app                 what users hold
+    worker/                                                      what runs tasks
+    cli/ testing/ contrib/                                       faces
 """
 
-from localq.app import LocalQ, shared_task
+from typing import Any
+
+from localq.app import LocalQ, app_or_default, shared_task
 from localq.canvas import Signature, chain, chord, group, maybe_signature, signature, subtask
-from localq.context import current_app, current_task
+from localq.current import current_app, current_task
 from localq.message import new_id as uuid
 from localq.result import AsyncResult, EagerResult, GroupResult
 from localq.task import Task
+from localq.version import VERSION, __version__
 
-__version__ = "0.1.0"
 __all__ = [
-    "AsyncResult", "EagerResult", "GroupResult", "LocalQ", "Signature", "Task", "__version__", "chain", "chord",
-    "current_app", "current_task", "group", "maybe_signature", "shared_task", "signature", "subtask", "uuid",
+    "VERSION", "AsyncResult", "EagerResult", "GroupResult", "LocalQ", "Signature", "Task", "__version__",
+    "app_or_default", "bugreport", "chain", "chord", "current_app", "current_task", "group", "maybe_signature",
+    "shared_task", "signature", "subtask", "uuid",
 ]  # fmt: skip
+
+
+def bugreport(app: Any = None) -> str:
+    """Describe an app, the current one if None; see `LocalQ.bugreport`."""
+    return str(app_or_default(app).bugreport())

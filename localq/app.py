@@ -7,7 +7,9 @@
                                                                    ^
     localq worker   ---> worker (supervisor, steward, children): claim -> executor.execute -> settle
 
-An app knows its tasks and where its store is; it opens the store at the first call, never before.
+An app knows its tasks and where its store is; it opens the store at the first call, never before. Its tasks are
+complete (`finalize`) when somebody first asks for `app.tasks`, or a worker starts: built-in and shared ones are there,
+and what is looked for in packages is imported. What the app has besides, it makes at the first use.
 Must not run tasks in any other way than the executor, nor write to the store other than by its verbs.
 """
 
@@ -17,58 +19,42 @@ import json
 import logging
 import os
 import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
+from types import GenericAlias
+from typing import Any, ParamSpec, Self, TypeVar
 
-from localq import canvas
+from localq import canvas, current
 from localq.backend import Backend
 from localq.config import Settings
-from localq.context import apps
+from localq.context import apps, current_task
+from localq.current import app_or_default
 from localq.eager import Eager
-from localq.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, ImproperlyConfigured, NotRegistered
-from localq.message import Message
-from localq.publisher import NOT_YET, Publisher, check_options, expect, warn_not_yet
-from localq.registry import nearest
+from localq.exceptions import AlwaysEagerIgnored, ImproperlyConfigured, LocalqWarning
+from localq.message import Message, new_id
+from localq.parts import Parts, named
+from localq.publisher import Publisher, check_options, expect
+from localq.registrar import Registrar
 from localq.result import AsyncResult, EagerResult, GroupResult
 from localq.storage.base import Storage
 from localq.task import Task as BaseTask
+from localq.tasks import SharedTask, TaskRegistry, shared_task
+
+__all__ = ["LocalQ", "SharedTask", "TaskRegistry", "app_or_default", "shared_task"]
 
 logger = logging.getLogger("localq.app")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T", bound=BaseTask[..., Any])
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 
 
-class TaskRegistry(dict[str, BaseTask[..., Any]]):
-    """Tasks by name. A task may have further names, which are found but not listed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.aliases: dict[str, BaseTask[..., Any]] = {}
-
-    def __missing__(self, name: str) -> BaseTask[..., Any]:
-        try:
-            return self.aliases[name]
-        except KeyError:
-            raise NotRegistered(name) from None
-
-    def register(self, task: BaseTask[..., Any]) -> None:
-        """Add a task under its own name."""
-        self[task.name] = task
-
-    def unregister(self, name: str) -> None:
-        """Take a task out."""
-        if name not in self:
-            raise NotRegistered(name)
-        del self[name]
-
-
-class LocalQ:
+class LocalQ(Registrar, Parts):
     """An application: tasks, settings, one store.
 
     Args:
@@ -80,12 +66,19 @@ class LocalQ:
         config_source, namespace: as `config_from_object` takes them.
         changes: settings by name, as `conf`.
         durability: what a power cut may lose: `standard` (the last 50 ms) or `full` (nothing).
-        set_as_current: be the app that `current_app()` returns.
+        task_cls: the class that tasks are made of, or its dotted name.
+        set_as_current: be the app that `current_app()` returns: here from now on, and elsewhere as long as none was
+            chosen by `set_default`.
+        autofinalize: complete the tasks when they are first asked for; False leaves it to `finalize()`.
+        strict_typing: check the arguments of calls where they are made, unless a task says otherwise.
+        amqp, control, events, log: classes, or dotted names of classes, of what the app has under these names.
+        tasks: tasks to begin with, by name.
+        fixups: functions, or dotted names, called with the app at the end.
+        loader: Celery's; any but its own two gives a warning, for here is one kind, `app.loader`.
         conf: further settings.
     """
 
-    #: The class that tasks of this app are made of; Celery users set or subclass it.
-    Task: type[BaseTask[..., Any]] = BaseTask
+    __class_getitem__: Any = classmethod(GenericAlias)
 
     def __init__(
         self,
@@ -96,7 +89,7 @@ class LocalQ:
         backend: str | None = None,
         include: Iterable[str] | None = None,
         durability: str | None = None,
-        task_cls: type[BaseTask[..., Any]] | None = None,
+        task_cls: Any = None,
         set_as_current: bool = True,
         strict_typing: bool = True,
         loader: Any = None,
@@ -104,9 +97,9 @@ class LocalQ:
         events: Any = None,
         log: Any = None,
         control: Any = None,
-        tasks: Any = None,
+        tasks: Mapping[str, BaseTask[..., Any]] | None = None,
         config_source: Any = None,
-        fixups: Any = None,
+        fixups: Iterable[Any] | None = None,
         autofinalize: bool = True,
         namespace: str | None = None,
         changes: Mapping[str, Any] | None = None,
@@ -118,19 +111,25 @@ class LocalQ:
         modules = include if include is None or isinstance(include, str) else tuple(include)
         given = {"broker_url": broker, "result_backend": backend, "include": modules, "store_durability": durability}
         self.conf.update({name: value for name, value in given.items() if value is not None}, **conf)
-        self.strict_typing = strict_typing
-        if task_cls is not None:
-            self.Task = task_cls
-        self.tasks = TaskRegistry()
-        self.conf.on_change(self._settle_options)
+        self.strict_typing, self.autofinalize = strict_typing, autofinalize
+        classes = {"task": task_cls, "amqp": amqp, "events": events, "log": log, "control": control}
+        self.__dict__.update({f"{name}_cls": kind for name, kind in classes.items() if kind is not None})
+        if loader not in (None, "app", "default"):
+            warnings.warn(
+                f"loader={loader!r} has no effect: name settings by config_from_object, and modules by include=",
+                LocalqWarning, stacklevel=2,
+            )  # fmt: skip
+        self._make_hooks()
+        self._tasks = tasks if isinstance(tasks, TaskRegistry) else TaskRegistry(tasks)
+        self._bind_all()
         self.backend = Backend(self.conf, main, self.made_by, store)
+        self.backend.app = self
         self._start_afresh()
-        _register_builtins(self)
         if set_as_current:
-            self.set_default()
-        apps.all.append(weakref.ref(self))
-        for name, options, function in apps.shared:
-            self._task_of(function, {**options, "name": name})
+            self._become_current()
+        apps.all.append(weakref.ref(self, apps.all.remove))
+        self.fixups = tuple(fixups or ())
+        self._fixups = [named(each)(self) for each in self.fixups]
         self.conf.read_later(config_source)
         self.on_init()
 
@@ -141,6 +140,8 @@ class LocalQ:
         """Have an identity of this process's own: at the start, and in a forked child."""
         self.backend.start_afresh()
         self.publisher = Publisher(self.conf, self.backend.oid)
+        self._here = threading.local()
+        self._unlock()
 
     # -- Settings ----------------------------------------------------------------------------------
 
@@ -191,9 +192,17 @@ class LocalQ:
         """The name of this process, as messages carry it in `reply_to`."""
         return self.backend.oid
 
+    @property
+    def thread_oid(self) -> str:
+        """The name of this thread of this process."""
+        if not hasattr(self._here, "oid"):
+            self._here.oid = new_id()
+        return str(self._here.oid)
+
     def close(self) -> None:
-        """Let go of the store; the next call opens it again."""
+        """Let go of the store, and be told of no more shared tasks; whoever uses the app again has both again."""
         self.backend.close()
+        self._leave()
 
     def __enter__(self) -> Self:
         return self
@@ -206,96 +215,23 @@ class LocalQ:
         apps.current.set(self)
 
     def set_default(self) -> None:
-        """Be the current app wherever no other was chosen."""
-        apps.default = self
+        """Be the current app of every thread and coroutine that has chosen no other."""
+        apps.default, apps.is_chosen = self, True
 
-    # -- Tasks -------------------------------------------------------------------------------------
+    def _become_current(self) -> None:
+        self.set_current()
+        if not apps.is_chosen:
+            apps.default = self
 
-    @overload
-    def task(self, fun: Callable[P, R], /) -> BaseTask[P, R]: ...
+    @property
+    def current_task(self) -> Any:
+        """The task that is running here, or None."""
+        return current_task()
 
-    @overload
-    def task(
-        self, *, bind: Literal[True], **options: Any
-    ) -> Callable[[Callable[Concatenate[Any, P], R]], BaseTask[P, R]]: ...
-
-    @overload
-    def task(self, *, bind: Literal[False] = ..., **options: Any) -> Callable[[Callable[P, R]], BaseTask[P, R]]: ...
-
-    def task(self, *args: Any, **options: Any) -> Any:
-        """Make a task of a function: `@app.task`, or `@app.task(bind=True, max_retries=5)`.
-
-        Args:
-            name: what messages call it; `module.function` if absent.
-            bind: pass the task itself as the first argument.
-            base: the class it becomes an object of.
-            options: attributes of the task; see `localq.task.Task`.
-
-        Raises:
-            TypeError: this is no function.
-        """
-        if len(args) > 1:
-            raise TypeError(f"@task takes 0 or 1 positional arguments, {len(args)} were given")
-        if args and not callable(args[0]):
-            raise TypeError(f"argument 1 to @task() must be a callable, got {args[0]!r}")
-        if args:
-            return self._task_of(args[0], options)
-        return lambda function: self._task_of(function, options)
-
-    def _task_of(self, function: Callable[..., Any], options: Mapping[str, Any]) -> BaseTask[..., Any]:
-        options = dict(options)
-        name = options.pop("name", None) or self.gen_task_name(function.__name__, function.__module__)
-        known = self.tasks.get(name)
-        if known is not None:
-            if not _is_same(known, function):
-                warnings.warn(
-                    f"task {name!r} exists already; the first one stays", DuplicateTaskNameWarning, stacklevel=4
-                )
-            return known
-        kind = _class_of(function, name, options.pop("base", None) or self.Task, options)
-        task = kind()
-        self._register(task)
-        self._add_aliases(task, function)
-        return task
-
-    def register_task(self, task: Any, **options: Any) -> BaseTask[..., Any]:
-        """Register a task class of yours, or an object of one."""
-        task = task(**options) if isinstance(task, type) else task
-        if not task.name:
-            task.name = self.gen_task_name(type(task).__name__, type(task).__module__)
-        known = self.tasks.get(task.name)
-        if known is not None and known is not task:
-            warnings.warn(
-                f"task {task.name!r} exists already; the first one stays", DuplicateTaskNameWarning, stacklevel=2
-            )
-            return known
-        self._register(task)
-        return task  # type: ignore[no-any-return]
-
-    def _register(self, task: BaseTask[..., Any]) -> None:
-        if task.typing is None:
-            task.typing = self.strict_typing
-        task.bind(self)
-        self.tasks.register(task)
-
-    def _settle_options(self) -> None:
-        for task in self.tasks.values():
-            task.settle_options()
-
-    def _add_aliases(self, task: BaseTask[..., Any], function: Callable[..., Any]) -> None:
-        """Let one file be both a script and a worker's module: its tasks answer to both of its names."""
-        file = getattr(getattr(function, "__code__", None), "co_filename", None)
-        if file is None or file != self.made_by:
-            return
-        module = Path(file).stem if function.__module__ == "__main__" else function.__module__
-        for name in (f"{module}.{function.__name__}", f"{self.main or '__main__'}.{function.__name__}"):
-            self.tasks.aliases.setdefault(name, task)
-
-    def gen_task_name(self, name: str, module: str) -> str:
-        """Name a task of a function; override it to have other names."""
-        if module == "__main__" and self.main:
-            module = self.main
-        return f"{module}.{name}"
+    @property
+    def current_worker_task(self) -> Any:
+        """The task that a worker runs here, whatever tasks it calls as functions; or None."""
+        return current.current_worker_task()
 
     # -- Sending -----------------------------------------------------------------------------------
 
@@ -321,21 +257,50 @@ class LocalQ:
             message.id, self.backend, message.name, None, None, bool(message.ignore_result), True, message.queue
         )
 
-    def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult[Any]:
-        """Send a call by name; the task need not be registered here."""
+    def send_task(
+        self,
+        name: str,
+        args: Any = None,
+        kwargs: Any = None,
+        countdown: float | None = None,
+        eta: Any = None,
+        task_id: str | None = None,
+        result_cls: type[AsyncResult[Any]] | None = None,
+        **options: Any,
+    ) -> AsyncResult[Any]:
+        """Send a call by name; the task need not be registered here. If it is, its options count where none is given.
+
+        Args:
+            name: the task's name.
+            args, kwargs: the call's arguments.
+            countdown, eta, task_id, options: as for `Task.apply_async`.
+            result_cls: the class of the handle.
+
+        Raises:
+            TypeError: an option does not exist, or the arguments are no list and mapping.
+            OperationalError: the store could not take it; nothing was written.
+        """
         if self.conf.task_always_eager:
             warnings.warn(f"task_always_eager has no effect on send_task({name!r})", AlwaysEagerIgnored, stacklevel=2)
-        task = self.tasks.get(name)
-        options = {key: value for key, value in options.items() if value is not None}
+        if not isinstance(args or (), tuple | list) or not isinstance(kwargs or {}, Mapping):
+            raise TypeError(f"send_task({name!r}) takes a list or tuple and a mapping, got {args!r} and {kwargs!r}")
+        given = {**options, "countdown": countdown, "eta": eta, "task_id": task_id}
+        given = {key: value for key, value in given.items() if value is not None}
+        if given.get("link"):
+            check_options(given)
+            return self._sent(canvas.Signature(name, args, kwargs, given, app=self))  # type: ignore[no-any-return]
+        task = self._task_named(name)
         defaults = task.defaults if task is not None else BaseTask.defaults
-        message = self.publisher.message(name, tuple(args or ()), kwargs or {}, defaults, options)
+        message = self.publisher.message(name, tuple(args or ()), kwargs or {}, defaults, given)
         self.publisher.put(self.backend.storage, (message,))
-        return self._handle(message)
+        found = self._handle(message)
+        return found if result_cls is None else result_cls(found.id, self.backend, found.name, queue=found.queue)
 
     def send(self, signature: canvas.Signature) -> Any:
         """Send a signature: one task, or a whole workflow in one transaction."""
-        if self.conf.task_always_eager:
-            return self.apply(signature)
+        return self.apply(signature) if self.conf.task_always_eager else self._sent(signature)
+
+    def _sent(self, signature: canvas.Signature) -> Any:
         plan = canvas.Plan(signature)
         messages = [self.publisher.message_of(step, self._task_named(step.sig.task)) for step in plan.steps]
         if messages:
@@ -343,7 +308,8 @@ class LocalQ:
         return self._result_of(plan.node, {m.id: self._handle(m) for m in messages})
 
     def _task_named(self, name: str) -> BaseTask[..., Any] | None:
-        return self.tasks.get(name) or self.tasks.aliases.get(name)
+        tasks = self.tasks
+        return tasks.get(name) or tasks.aliases.get(name)
 
     def _result_of(self, node: canvas.Node, handles: Mapping[str, Any]) -> Any:
         """Build the caller's view of a workflow, from its first part to its last."""
@@ -405,49 +371,35 @@ class LocalQ:
         """Return a handle on a group."""
         return GroupResult(id, results, self.backend, **known)
 
+    def ResultSet(self, results: Iterable[Any] = ()) -> Any:  # noqa: N802
+        """Return a handle on results that were not sent as one group."""
+        return GroupResult(new_id(), results, self.backend)
+
     def signature(self, *args: Any, **kwargs: Any) -> Any:
         """Make a signature bound to this app."""
         return canvas.signature(*args, **{**kwargs, "app": self})
+
+    # -- Being a value -------------------------------------------------------------------------------
+
+    def __reduce_keys__(self) -> dict[str, Any]:
+        """Return the keywords that make this app anew in another process, where it is not the current one."""
+        named = ("task_cls", "amqp_cls", "control_cls", "events_cls", "log_cls")
+        kinds = {name.removesuffix("_cls"): self.__dict__[name] for name in named if name in self.__dict__}
+        kinds.update({"task_cls": kinds.pop("task")} if "task" in kinds else {})
+        return {
+            "main": self.main, "store": self.backend.url, "changes": self.conf.without_defaults(),
+            "strict_typing": self.strict_typing, "autofinalize": self.autofinalize, "fixups": self.fixups, **kinds,
+        }  # fmt: skip
+
+    def __reduce__(self) -> Any:
+        return _again, (type(self), self.__reduce_keys__())
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.main or '__main__'} at 0x{id(self):x}>"
 
 
-def shared_task(*args: Any, **options: Any) -> Any:
-    """Make a task of every app there is and will be; the returned object is the current app's."""
-
-    def share(function: Callable[..., Any]) -> SharedTask:
-        name = options.get("name") or f"{function.__module__}.{function.__name__}"
-        apps.shared.append((name, options, function))
-        for reference in apps.all:
-            app = reference()
-            if app is not None:
-                app._task_of(function, {**options, "name": name})
-        return SharedTask(name)
-
-    return share(args[0]) if args else share
-
-
-class SharedTask:
-    """Stands for the current app's task of this name."""
-
-    def __init__(self, name: str) -> None:
-        self.__dict__["name"] = name
-
-    def _target(self) -> BaseTask[..., Any]:
-        app = apps.current.get() or apps.default
-        if app is None:
-            raise RuntimeError(f"shared task {self.name!r} needs an app: make one with LocalQ('name')")
-        return app.tasks[self.name]  # type: ignore[no-any-return]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._target(), name)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._target()(*args, **kwargs)
-
-    def __repr__(self) -> str:
-        return f"<shared task {self.name}>"
+def _again(kind: type[LocalQ], keywords: dict[str, Any]) -> LocalQ:
+    return kind(set_as_current=False, **keywords)
 
 
 def _caller() -> str | None:
@@ -457,37 +409,6 @@ def _caller() -> str | None:
         frame = frame.f_back
     file = frame.f_code.co_filename
     return os.path.abspath(file) if os.path.isfile(file) else None
-
-
-def _is_same(task: BaseTask[..., Any], function: Callable[..., Any]) -> bool:
-    known: Any = getattr(task, "__wrapped__", None)
-    return known is function or (
-        getattr(known, "__code__", None) is not None
-        and known.__module__ == function.__module__
-        and known.__qualname__ == function.__qualname__
-        and known.__code__.co_filename == function.__code__.co_filename
-        and known.__code__.co_firstlineno == function.__code__.co_firstlineno
-    )
-
-
-def _class_of(
-    function: Callable[..., Any], name: str, base: type[BaseTask[..., Any]], options: Mapping[str, Any]
-) -> type[BaseTask[..., Any]]:
-    bound = options.get("bind", False)
-    attributes: dict[str, Any] = {key: value for key, value in options.items() if key != "bind"}
-    for key in sorted(attributes.keys() & NOT_YET):
-        warn_not_yet(key, f"task {name!r}")
-    for key in attributes:
-        if not hasattr(BaseTask, key) and key not in NOT_YET and nearest(key, _OPTIONS):
-            raise TypeError(f"a task has no option {key!r}{nearest(key, _OPTIONS)}")
-    return type(function.__name__, (base,), {
-        "name": name, "run": function if bound else staticmethod(function), "__wrapped__": function,
-        "__doc__": function.__doc__, "__module__": function.__module__, "__qualname__": function.__qualname__,
-        "abstract": False, **attributes,
-    })  # fmt: skip
-
-
-_OPTIONS = [name for name in BaseTask.__annotations__ if not name.startswith("_")]
 
 
 def _cut(node: canvas.Node, above: canvas.Node | None) -> canvas.Node:
@@ -513,23 +434,12 @@ def _without_feed(headers: str | None) -> str | None:
     return json.dumps(found) if found else None
 
 
-def _register_builtins(app: LocalQ) -> None:
-    @app.task(name="celery.accumulate")
-    def accumulate(*values: Any) -> list[Any]:
-        """Gather the results of a group into one."""
-        return list(values[0]) if len(values) == 1 and isinstance(values[0], list) else list(values)
-
-    @app.task(name="celery.ping")
-    def ping() -> str:
-        """Answer `pong`."""
-        return "pong"
-
-
 def _start_children_afresh() -> None:
     for reference in list(apps.all):
         app = reference()
         if app is not None:
             app._start_afresh()
+            app.on_after_fork.send(app)
 
 
 os.register_at_fork(after_in_child=_start_children_afresh)

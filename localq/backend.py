@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from localq.exceptions import ImproperlyConfigured
 from localq.storage import open_storage
@@ -36,6 +36,8 @@ class Backend:
 
     storage: Storage
     oid: str
+    #: Whose it is.
+    app: Any = None
 
     def __init__(
         self,
@@ -161,3 +163,23 @@ class _ThreadBells(dict[bool, Bell]):
         if os.getpid() == self._pid:
             for bell in self.values():
                 bell.close()
+
+
+class View:
+    """What looks into a backend, as results do; once pickled, into that of the app that is current where it is read."""
+
+    __slots__ = ()
+    #: What makes it anew: its class's keywords, and the attributes that have their values.
+    _kept: ClassVar[dict[str, str]] = {}
+
+    @property
+    def app(self) -> Any:
+        """The app whose store is looked into; None if no store is."""
+        return getattr(getattr(self, "backend", None), "app", None)
+
+    def __reduce__(self) -> Any:
+        return _view, (type(self), {keyword: getattr(self, name) for keyword, name in self._kept.items()})
+
+
+def _view(kind: type[View], keywords: dict[str, Any]) -> View:
+    return kind(**keywords)

@@ -186,6 +186,8 @@ class _Apps:
 
     def __init__(self) -> None:
         self.default: Any = None
+        #: Somebody said which is the default; a newer app does not take its place.
+        self.is_chosen = False
         self.current: ContextVar[Any] = ContextVar("localq_app", default=None)
         self.all: list[Any] = []
         self.shared: list[Any] = []

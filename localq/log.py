@@ -10,6 +10,7 @@ import logging
 import sys
 from typing import Any
 
+from localq import signals
 from localq.context import running
 
 #: What logs are written by when the process has a name of its own (`ForkPoolWorker-1`).
@@ -57,26 +58,79 @@ class TaskFormatter(Formatter):
         return super().format(record)
 
 
-def configure(level: int, text: str, task_text: str, colour: bool | None, hijack: bool) -> None:
-    """Have the root logger write to standard error, unless the user's code gave it a handler.
+class Logging:
+    """Configures logging for a worker of one app; `app.log`."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.already_setup = False
+
+    def setup(self, loglevel: int | str = logging.WARNING, logfile: str | None = None, **more: Any) -> bool:
+        """Configure logging; see `setup_logging_subsystem`."""
+        return self.setup_logging_subsystem(loglevel, logfile, **more)
+
+    def setup_logging_subsystem(
+        self,
+        loglevel: int | str = logging.WARNING,
+        logfile: str | None = None,
+        format: str = "",
+        colorize: bool | None = None,
+    ) -> bool:
+        """Configure logging, unless a receiver of `setup_logging` does or the root logger has a handler.
+
+        Receivers of `after_setup_logger` and `after_setup_task_logger` may add to it.
+
+        Args:
+            loglevel: a name or number of the logging module.
+            logfile: where to write; None is standard error.
+            format: of the lines; the setting `worker_log_format` if empty.
+            colorize: None: the setting `worker_log_color`.
+
+        Returns:
+            Whether this did it, and not a receiver of `setup_logging`.
+        """
+        conf = self.app.conf
+        level = logging.getLevelNamesMapping()[loglevel.upper()] if isinstance(loglevel, str) else loglevel
+        text, task_text = format or conf.worker_log_format, format or conf.worker_task_log_format
+        colour = conf.worker_log_color if colorize is None else colorize
+        facts = {"loglevel": level, "logfile": logfile, "colorize": colour}
+        self.already_setup = True
+        if signals.setup_logging.receivers:
+            signals.setup_logging.send(None, format=text, **facts)
+            return False
+        configure(level, text, task_text, colour, conf.worker_hijack_root_logger, logfile)
+        signals.after_setup_logger.send(None, logger=logging.getLogger(), format=text, **facts)
+        tasks = logging.getLogger("localq.task")
+        signals.after_setup_task_logger.send(None, logger=tasks, format=task_text, **facts)
+        return True
+
+    def get_default_logger(self, name: str = "localq", **_: Any) -> logging.Logger:
+        """Return a logger; localq's own if no name is given."""
+        return get_logger(name)
+
+
+def configure(
+    level: int, text: str, task_text: str, colour: bool | None, hijack: bool, logfile: str | None = None
+) -> None:
+    """Have the root logger write to standard error or a file, unless the user's code gave it a handler.
 
     Without `hijack` only localq's own loggers write there.
     """
     root = logging.getLogger() if hijack else logging.getLogger("localq")
     if logging.getLogger().handlers:
         return
-    use_colour = sys.stderr.isatty() if colour is None else colour
-    root.addHandler(_handler(Formatter(text, use_colour)))
+    use_colour = (sys.stderr.isatty() and not logfile) if colour is None else colour
+    root.addHandler(_handler(Formatter(text, use_colour), logfile))
     root.setLevel(level)
     tasks = logging.getLogger("localq.task")
     if not tasks.handlers:
-        tasks.addHandler(_handler(TaskFormatter(task_text, use_colour)))
+        tasks.addHandler(_handler(TaskFormatter(task_text, use_colour), logfile))
         tasks.propagate = False
     # The executor's own lines name the task themselves.
     logging.getLogger("localq.task.trace").parent = root
 
 
-def _handler(formatter: logging.Formatter) -> logging.Handler:
-    handler = logging.StreamHandler()
+def _handler(formatter: logging.Formatter, logfile: str | None) -> logging.Handler:
+    handler = logging.FileHandler(logfile, encoding="utf-8") if logfile else logging.StreamHandler()
     handler.setFormatter(formatter)
     return handler

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from localq import clock, dead, states
-from localq.backend import Backend
+from localq.backend import Backend, View
 from localq.context import current_app
 from localq.exceptions import RetryRefused, TaskRevokedError, TimeoutError, UnknownTask
 from localq.message import Record
@@ -33,7 +33,7 @@ PATIENCE_S = 2.0
 READ_AHEAD = 200
 
 
-class AsyncResult(Generic[R]):
+class AsyncResult(View, Generic[R]):
     """The result of one task.
 
     Args:
@@ -46,6 +46,7 @@ class AsyncResult(Generic[R]):
         own: this process sent the task, so its own bell rings at the end.
     """
 
+    _kept: ClassVar = {"id": "id", "task_name": "_name", "parent": "parent", "ignored": "ignored", "queue": "_queue"}
     __slots__ = ("_asked", "_name", "_own", "_queue", "_record", "backend", "id", "ignored", "parent")
 
     def __init__(
@@ -279,6 +280,7 @@ class AsyncResult(Generic[R]):
 class EagerResult(AsyncResult[R]):
     """The result of a task that ran here and now."""
 
+    _kept: ClassVar = {"id": "id", "value": "_value", "state": "_state", "traceback": "_traceback"}
     __slots__ = ("_state", "_traceback", "_value")
 
     def __init__(self, id: str, value: Any, state: str, traceback: str | None = None) -> None:
@@ -328,8 +330,10 @@ class EagerResult(AsyncResult[R]):
         raise RetryRefused(f"task {self.id} ran where it was called, and no store has it; call it once more")
 
 
-class GroupResult:
+class GroupResult(View):
     """The results of a group, in the order of its members."""
+
+    _kept: ClassVar = {"id": "id", "results": "results", "parent": "parent"}
 
     def __init__(
         self,

@@ -93,7 +93,8 @@ def _identity(receiver: Any) -> Any:
 
 
 def _is_meant(wanted: Any, sender: Any) -> bool:
-    return wanted is None or wanted is sender or wanted == getattr(sender, "name", sender)
+    # A shared task is another object than the task it stands for, but has its name.
+    return wanted is None or wanted is sender or getattr(wanted, "name", wanted) == getattr(sender, "name", sender)
 
 
 before_task_publish = Signal(
@@ -107,12 +108,24 @@ task_success = Signal("task_success", ("result",))
 task_retry = Signal("task_retry", ("request", "reason", "einfo"))
 task_failure = Signal("task_failure", ("task_id", "exception", "args", "kwargs", "traceback", "einfo"))
 task_unknown = Signal("task_unknown", ("message", "exc", "name", "id"))
+celeryd_init = Signal("celeryd_init", ("instance", "conf", "options"))
+celeryd_after_setup = Signal("celeryd_after_setup", ("instance", "conf"))
+import_modules = Signal("import_modules")
 worker_init = Signal("worker_init")
+worker_before_create_process = Signal("worker_before_create_process")
 worker_process_init = Signal("worker_process_init")
 worker_process_shutdown = Signal("worker_process_shutdown", ("pid", "exitcode"))
 worker_ready = Signal("worker_ready")
 worker_shutting_down = Signal("worker_shutting_down", ("sig", "how", "exitcode"))
 worker_shutdown = Signal("worker_shutdown")
+heartbeat_sent = Signal("heartbeat_sent")
 setup_logging = Signal("setup_logging", ("loglevel", "logfile", "format", "colorize"))
 after_setup_logger = Signal("after_setup_logger", ("logger", "loglevel", "logfile", "format", "colorize"))
 after_setup_task_logger = Signal("after_setup_task_logger", ("logger", "loglevel", "logfile", "format", "colorize"))
+beat_init = Signal("beat_init")
+beat_embedded_init = Signal("beat_embedded_init")
+eventlet_pool_started = Signal("eventlet_pool_started")
+eventlet_pool_preshutdown = Signal("eventlet_pool_preshutdown")
+eventlet_pool_postshutdown = Signal("eventlet_pool_postshutdown")
+eventlet_pool_apply = Signal("eventlet_pool_apply", ("target", "args", "kwargs"))
+user_preload_options = Signal("user_preload_options", ("app", "options"))

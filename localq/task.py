@@ -13,6 +13,7 @@ from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar
 
 from localq import clock, moments, rates
+from localq.annotations import annotated, attributes_for
 from localq.canvas import Signature
 from localq.context import Context, current_app, entered, request_of
 from localq.exceptions import MaxRetriesExceededError, OperationalError, Retry
@@ -119,12 +120,23 @@ class Task(Generic[P, R]):
 
     def bind(self, app: Any) -> None:
         """Belong to an app."""
-        self._asks = tuple(name for name in _ASKED if getattr(self, name) is None)
         self.__dict__["app"] = app
+        self.annotate()
         rates.parse(self.rate_limit)  # a mistake is the definition's, not the worker's
         if self.typing is not False:
             self._check = signature_check(self.run)
         self.settle_options()
+
+    def annotate(self) -> None:
+        """Become what the setting `task_annotations` says, in place of what it said before."""
+        for name in self._asks:
+            self.__dict__.pop(name, None)  # what the settings said, not the task
+        kind = getattr(type(self), "_unannotated", type(self))
+        said = attributes_for(self.app.conf.task_annotations, self)
+        # A class of its own, so that what is said of this task holds for no other, and functions become its methods.
+        kind = annotated(kind, {**said, "_unannotated": kind}) if said else kind
+        object.__setattr__(self, "__class__", kind)
+        self._asks = tuple(name for name in _ASKED if getattr(self, name) is None)
 
     def settle_options(self) -> None:
         """Take from the app's settings what the task leaves to them, and derive what every call needs.

@@ -21,11 +21,15 @@ HOUSE = Path(__file__).parents[1] / "localq"
 
 #: From the lowest to the highest. A name stands for a module, or for a package with all it holds.
 FLOORS = (
-    ("words", "exceptions states clock registry signals faults"),
-    ("data", "serialization message moments schedules settings sources config rates routing context canvas log"),
+    ("words", "exceptions states clock registry signals faults version"),
+    (
+        "data",
+        """serialization message moments schedules settings sources config rates routing context current canvas
+        annotations log""",
+    ),
     ("store", "storage"),
-    ("acts", "backend recovery dead whereabouts result executor eager publisher control"),
-    ("users", "task app"),
+    ("acts", "backend recovery dead whereabouts result executor eager publisher control broker"),
+    ("users", "task tasks loader report parts registrar app"),
     ("worker", "worker"),
     ("faces", "cli testing contrib __main__ __init__"),
 )
@@ -35,10 +39,10 @@ LATE = {
     ("registry", "import_module"): "a storage or codec is imported when its scheme or name is first used",
     ("sources", "import_module"): "a configuration module, as the program or a variable names it",
     ("sources", "tomllib"): "6 ms, and few projects keep settings in a TOML file",
+    ("loader", "import_module"): "the modules in which tasks are, as settings and autodiscover_tasks name them",
     ("task", "import_module"): "an unpickled task is looked up in the module that made it",
     ("cli.main", "import_module"): "start-up: --help does not import the commands",
     ("cli.finder", "import_module"): "start-up: the user's module, as -A names it",
-    ("cli.worker", "import_module"): "start-up: the modules of imports, include and -I",
 }
 #: Words that say nothing, in a module's or a class's name.
 EMPTY_WORDS = ("utils", "util", "common", "helpers", "misc")

@@ -20,11 +20,11 @@ from localq.testing.worker import start_worker
 
 HOUSE = Path(localq.__file__).parent
 FLOORS = (
-    "exceptions states clock registry signals faults",
-    "serialization message moments settings sources config rates routing context canvas log",
+    "exceptions states clock registry signals faults version",
+    "serialization message moments settings sources config rates routing context canvas log current annotations",
     "storage",
-    "recovery dead whereabouts result executor publisher backend eager",
-    "task app",
+    "recovery dead whereabouts result executor publisher backend eager broker",
+    "task tasks loader report parts registrar app",
     "worker",
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}

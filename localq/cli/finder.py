@@ -25,12 +25,16 @@ ATTRIBUTES = ("app", "localq", "celery")
 SUBMODULES = ("localq", "tasks", "celery", "app")
 
 
-def find_app(spec: str | None) -> LocalQ:
+def find_app(spec: str | LocalQ | None) -> LocalQ:
     """Return the app that `spec` names: `module`, `module:attribute`, a package, or `path/to/file.py[:attribute]`.
+
+    An app itself is returned as it is.
 
     Raises:
         Mistake: there is none, or its module cannot be imported.
     """
+    if isinstance(spec, LocalQ):
+        return spec
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     spec = spec or os.environ.get("LOCALQ_APP") or os.environ.get("CELERY_APP") or _configured() or _obvious()
@@ -47,7 +51,7 @@ def find_app(spec: str | None) -> LocalQ:
     return found
 
 
-def app_or_store(spec: str | None, store: str | None) -> LocalQ:
+def app_or_store(spec: str | LocalQ | None, store: str | None) -> LocalQ:
     """Return the app that `spec` names, with the store if one is named; without a spec, that is enough.
 
     For commands that only look into a store: those need no code of the user's.

@@ -84,7 +84,7 @@ def _with_globals(command: click.Command) -> click.Command:
 @click.pass_context
 def cli(ctx: click.Context, /, **options: Any) -> None:
     """Task queue with no broker and no server: Celery's words, one directory."""
-    ctx.obj = options
+    ctx.obj = {**options, "app_spec": options["app_spec"] or ctx.obj}
 
 
 def joined(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
@@ -101,11 +101,11 @@ def merged(ctx: click.Context, options: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code."""
+def main(args: Sequence[str] | None = None, app: Any = None) -> int:
+    """Run a command, of this app if its words name no other; return its exit code."""
     words = list(sys.argv[1:] if args is None else args) or ["--help"]
     try:
-        result = cli.main(words, prog_name="localq", standalone_mode=False)
+        result = cli.main(words, prog_name="localq", standalone_mode=False, obj=app)
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except click.Abort:

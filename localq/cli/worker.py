@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 from typing import Any
@@ -59,8 +58,10 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     if given["no_color"]:
         app.conf.worker_log_color = False
     configure_logging(app, given["loglevel"])
-    for name in (*app.conf.imports, *app.conf.include, *given["include"]):
-        importlib.import_module(name)
+    app.set_default()
+    app.loader.import_default_modules()
+    for name in given["include"]:
+        app.loader.import_task_module(name)
     worker = Worker(
         app, queues=given["queues"], concurrency=given["concurrency"], pool=given["pool"],
         hostname=given["hostname"], loglevel=given["loglevel"], quiet=given["quiet"], version=__version__,

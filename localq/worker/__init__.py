@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from localq import log, signals
+from localq import signals
 from localq.exceptions import ImproperlyConfigured
 from localq.publisher import hostname as host_name
 from localq.registry import Registry
@@ -89,6 +89,8 @@ class Worker:
                 f"a memory: store cannot be shared by the processes of the {self.pool} pool; "
                 "use -P solo, or another store"
             )
+        self.app.set_current()
+        self.app.finalize()
         return int(self._running.run())
 
     start = run
@@ -136,17 +138,7 @@ def _print(text: str) -> None:
 
 def configure_logging(app: Any, level: int) -> None:
     """Configure logging for a worker's processes, unless a receiver of `setup_logging` does."""
-    conf = app.conf
-    if signals.setup_logging.receivers:
-        signals.setup_logging.send(None, loglevel=level, logfile=None, format=conf.worker_log_format, colorize=None)
-        return
-    log.configure(
-        level,
-        conf.worker_log_format,
-        conf.worker_task_log_format,
-        conf.worker_log_color,
-        conf.worker_hijack_root_logger,
-    )
+    app.log.setup_logging_subsystem(level)
 
 
 def node_name(hostname: str | None) -> str:

@@ -322,3 +322,49 @@ def test_the_store_can_be_chosen_by_a_variable_for_both(here):
         code = "import tasks; print(tasks.add.delay(1, 2).get(timeout=20))"
         assert python("-c", code, cwd=here, LOCALQ_STORE=str(here / "jobs")) == "3\n"
     assert not (here / ".localq").exists()
+
+
+PROJECT = """
+import threading
+from localq import LocalQ, current_app, shared_task
+
+app = LocalQ("proj")
+app.autodiscover_tasks(["shop"])
+LocalQ("later", store="memory:")
+
+@app.task
+def current():
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(current_app().main))
+    thread.start()
+    thread.join()
+    return [current_app().main, *seen]
+"""
+
+
+@pytest.mark.row("F009", "F026", "F027")
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_worker_finds_the_tasks_of_packages_and_its_app_is_the_current_one(tmp_path, pool):
+    (tmp_path / "proj.py").write_text(PROJECT)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").touch()
+    (tmp_path / "shop" / "tasks.py").write_text(
+        "from localq import shared_task\n\n@shared_task\ndef sell():\n    return sell.app.main\n"
+    )
+    with worker("-A", "proj:app", "worker", "-c", "1", "-P", pool, cwd=tmp_path) as running:
+        assert "shop.tasks.sell" in running.text
+        told = python(
+            "-c", "import proj; print([proj.app.send_task(name).get(timeout=30) for name in"
+            " ('proj.current', 'shop.tasks.sell')])", cwd=tmp_path,
+        )  # fmt: skip
+    assert told == "[['proj', 'proj'], 'proj']\n"
+
+
+@pytest.mark.row("F023")
+def test_a_script_is_a_worker_by_worker_main(tmp_path):
+    (tmp_path / "run.py").write_text(
+        "import sys\nfrom localq import LocalQ, signals\napp = LocalQ('proj')\n"
+        "@signals.worker_ready.connect\ndef stop(sender, **_):\n    sender.stop()\n"
+        "print('ended with', app.worker_main(['worker', '-P', 'solo', '-l', 'ERROR']))\n"
+    )
+    assert "ended with 0" in python("run.py", cwd=tmp_path)

@@ -6,6 +6,7 @@ from typing import Any, assert_type
 
 from localq import AsyncResult, GroupResult, LocalQ, Signature, Task, current_app, group, shared_task, signature
 from localq.context import Context
+from localq.contrib.abortable import AbortableAsyncResult, AbortableTask
 from localq.result import EagerResult
 
 app = LocalQ("proj", store="here")
@@ -99,9 +100,58 @@ signature("proj.add", (1, 2))
 current_app().send_task("proj.add")
 
 
+# Shared tasks are typed as those of an app.
 @shared_task
 def shared(x: int) -> int:
     return x
 
 
-shared.delay(1)
+assert_type(shared(1), int)
+assert_type(shared.delay(1), AsyncResult[int])
+assert_type(shared.apply_async((1,)).get(), int)
+shared.delay("1")  # type: ignore[arg-type]
+
+
+@shared_task(name="lib.greet", max_retries=5)
+def shared_greet(name: str) -> str:
+    return name
+
+
+assert_type(shared_greet.delay("you"), AsyncResult[str])
+shared_greet.delay(1)  # type: ignore[arg-type]
+
+
+@shared_task(bind=True)
+def shared_bound(self: Task[..., Any], x: int) -> list[int]:
+    return [x]
+
+
+assert_type(shared_bound.delay(1).get(), list[int])
+shared_bound.delay("1")  # type: ignore[arg-type]
+
+
+# Task classes, registered as a class or as an object.
+class Scale(Task[[int], float]):
+    factor = 2.0
+
+    def run(self, x: int) -> float:
+        return x * self.factor
+
+
+scale = app.register_task(Scale)
+assert_type(scale, Scale)
+assert_type(app.register_task(Scale(), max_retries=1), Scale)
+assert_type(scale.delay(1), AsyncResult[float])
+assert_type(scale(1), float)
+assert_type(scale.factor, float)
+scale.delay("1")  # type: ignore[arg-type]
+
+
+# A class of tasks that can be asked to stop.
+class Count(AbortableTask[[int], int]):
+    def run(self, limit: int) -> int:
+        return 0 if self.is_aborted() else limit
+
+
+assert_type(app.register_task(Count).delay(1), AbortableAsyncResult[int])
+assert_type(app.register_task(Count).delay(1).abort(), bool)

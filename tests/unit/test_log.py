@@ -7,7 +7,9 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
-from localq import LocalQ, log
+import pytest
+
+from localq import LocalQ, log, signals
 from localq.log import Formatter, TaskFormatter, configure, get_task_logger
 
 
@@ -111,3 +113,51 @@ def test_colour_is_for_terminals_and_never_changes_the_text():
 
 def test_a_line_of_no_task_is_formatted_too():
     assert line(TaskFormatter("%(task_name)s[%(task_id)s]: %(message)s")) == "???[???]: hello"
+
+
+@pytest.mark.row("F028", "F333")
+def test_receivers_may_add_to_what_a_worker_has_configured(capsys):
+    told = []
+    app = LocalQ("proj", store="memory:", set_as_current=False)
+
+    @signals.after_setup_logger.connect
+    def plain(logger, loglevel, format, **_):
+        told.append((logger.name, loglevel, format))
+
+    @signals.after_setup_task_logger.connect
+    def task(logger, **_):
+        told.append(logger.name)
+
+    with bare_root():
+        assert app.log.setup_logging_subsystem("info", format="%(message)s")
+        app.log.get_default_logger().info("hello")
+        assert capsys.readouterr().err == "hello\n"
+    assert told == [("root", logging.INFO, "%(message)s"), "localq.task"]
+    assert app.log.already_setup
+
+
+@pytest.mark.row("F333")
+def test_a_receiver_of_setup_logging_does_it_alone():
+    told = []
+    app = LocalQ("proj", store="memory:", set_as_current=False)
+
+    @signals.setup_logging.connect
+    def mine(loglevel, logfile, **_):
+        told.append((loglevel, logfile))
+
+    with bare_root() as root:
+        assert not app.log.setup(logging.DEBUG, "x.log")
+        assert root.handlers == []
+    assert told == [(logging.DEBUG, "x.log")]
+
+
+@pytest.mark.row("F028")
+def test_lines_can_go_to_a_file(tmp_path, capsys):
+    app = LocalQ("proj", store="memory:", set_as_current=False)
+    with bare_root() as root:
+        app.log.setup(logging.INFO, str(tmp_path / "log"), format="%(message)s")
+        logging.getLogger("anything").info("hello")
+        for handler in [*root.handlers, *logging.getLogger("localq.task").handlers]:
+            handler.close()
+    assert (tmp_path / "log").read_text() == "hello\n"
+    assert capsys.readouterr().err == ""
