@@ -67,3 +67,11 @@ def bench(session: nox.Session) -> None:
     """Measure against other queues; arguments go to the runner (`nox -s bench -- --quick`)."""
     session.install("-e", ".", "-r", "benchmarks/requirements.txt")
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+def parity(session: nox.Session) -> None:
+    """Compare what Celery was recorded to answer with a live Celery; needs the system's redis-server."""
+    install(session, "test")
+    session.install("celery[redis]==5.7.*")
+    session.run("pytest", "-m", "parity", "tests/parity", *session.posargs)
