@@ -3,8 +3,8 @@
 Re-exports only. The map of the house:
 
     exceptions states clock registry signals faults   words
-    serialization message config routing context      data
-    canvas
+    serialization message config queues routing       data
+    context canvas
     storage/                                          where work is kept
     recovery dead result executor publisher           acts
     task app                                          what users hold

@@ -33,6 +33,7 @@ from localq.message import Message
 from localq.publisher import NOT_YET, Publisher, check_options, expect, warn_not_yet
 from localq.registry import nearest
 from localq.result import AsyncResult, EagerResult, GroupResult
+from localq.routing import DESTINATION, Routed, Router
 from localq.storage.base import Storage
 from localq.task import Task as BaseTask
 
@@ -121,6 +122,8 @@ class LocalQ:
         if task_cls is not None:
             self.Task = task_cls
         self.tasks = TaskRegistry()
+        #: Finds the queues of calls; `router.queues` are the app's queues.
+        self.router = Router(self.conf)
         self.conf.on_change(self._settle_options)
         self.backend = Backend(self.conf, main, self.made_by, store, (broker, backend))
         self._start_afresh()
@@ -138,7 +141,7 @@ class LocalQ:
     def _start_afresh(self) -> None:
         """Have an identity of this process's own: at the start, and in a forked child."""
         self.backend.start_afresh()
-        self.publisher = Publisher(self.conf, self.backend.oid)
+        self.publisher = Publisher(self.conf, self.backend.oid, self.router, self.tasks)
 
     # -- The store -------------------------------------------------------------------------------
 
@@ -240,6 +243,8 @@ class LocalQ:
         self.tasks.register(task)
 
     def _settle_options(self) -> None:
+        self.router.settle()
+        self.publisher.settle()
         for task in self.tasks.values():
             task.settle_options()
 
@@ -282,6 +287,10 @@ class LocalQ:
             message.id, self.backend, message.name, None, None, bool(message.ignore_result), True, message.queue
         )
 
+    def select_queues(self, queues: Any = None) -> None:
+        """Have workers of this app serve only these queues, unless they are told others."""
+        self.router.queues.select(queues)
+
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult[Any]:
         """Send a call by name; the task need not be registered here."""
         if self.conf.task_always_eager:
@@ -298,7 +307,7 @@ class LocalQ:
         if self.conf.task_always_eager:
             return self.apply(signature)
         plan = canvas.Plan(signature)
-        messages = [self.publisher.message_of(step, self._task_named(step.sig.task)) for step in plan.steps]
+        messages = self.publisher.messages_of(plan.steps, self._task_named)
         if messages:
             self.publisher.put(self.backend.storage, messages)
         return self._result_of(plan.node, {m.id: self._handle(m) for m in messages})
@@ -347,12 +356,13 @@ class LocalQ:
         check_options(options)
         request: Any = task.request
         now: Message = request._claim.message
-        fresh = self.publisher.message(
-            now.name, args, kwargs, task.defaults, {"queue": now.queue, "priority": now.priority, **options}
-        )
+        moves = not DESTINATION.isdisjoint(options)
+        where = {} if moves else {"queue": Routed(now.queue)}
+        fresh = self.publisher.message(now.name, args, kwargs, task.defaults, {**where, **options})
         return now._replace(
-            body=fresh.body, content_type=fresh.content_type, checksum=fresh.checksum, queue=fresh.queue,
-            priority=fresh.priority, retries=now.retries + 1, visible_at=when, headers=_without_feed(now.headers),
+            body=fresh.body, content_type=fresh.content_type, checksum=fresh.checksum, queue=str(fresh.queue),
+            priority=now.priority if options.get("priority") is None else fresh.priority, retries=now.retries + 1,
+            visible_at=when, headers=_without(now.headers, "feed", *(["delivery"] if moves else [])),
             expires_at=fresh.expires_at if "expires" in options else now.expires_at,
         )  # fmt: skip
 
@@ -465,13 +475,11 @@ def _cut(node: canvas.Node, above: canvas.Node | None) -> canvas.Node:
     return parent
 
 
-def _without_feed(headers: str | None) -> str | None:
-    """A retry already has what it was fed among its arguments."""
+def _without(headers: str | None, *names: str) -> str | None:
+    """Take out what the next attempt has elsewhere: what it was fed is among its arguments by now."""
     found = json.loads(headers) if headers else {}
-    if "feed" not in found:
-        return headers
-    del found["feed"]
-    return json.dumps(found) if found else None
+    left = {name: value for name, value in found.items() if name not in names}
+    return headers if left == found else json.dumps(left) if left else None
 
 
 def _register_builtins(app: LocalQ) -> None:

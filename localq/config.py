@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from types import FunctionType
 from typing import Any, NamedTuple
 
 from localq.exceptions import ImproperlyConfigured
@@ -49,6 +48,11 @@ def at_least(low: float) -> Callable[[Any], str]:
     return lambda value: "" if value >= low else f"expected at least {low}"
 
 
+def _is_routes(value: Any) -> str:
+    is_right = callable(value) or isinstance(value, dict | list | tuple | str) or hasattr(value, "route_for_task")
+    return "" if is_right else "expected dict, list, function, path, or an object with route_for_task"
+
+
 NUMBER = (int, float)
 NAMES = (list, tuple, set, frozenset)
 SETTINGS: dict[str, Setting] = {
@@ -78,7 +82,18 @@ SETTINGS: dict[str, Setting] = {
         Setting("task_track_started", (bool,), False, "write the state STARTED"),
         Setting("task_default_queue", (str,), "celery", "queue of tasks that name none"),
         Setting("task_default_priority", (int,), 5, "0 is the highest", between(0, 255)),
-        Setting("task_routes", (dict, list, tuple, str, FunctionType), None, "task name or pattern -> queue"),
+        Setting("task_routes", (object,), None, "task name or pattern -> queue, or functions that say", _is_routes),
+        Setting("task_queues", (dict, list, tuple), None, "queues that workers serve; None: the default queue"),
+        Setting("task_create_missing_queues", (bool,), True, "a queue that task_queues lacks is made up"),
+        Setting("task_default_exchange", (str,), None, "exchange of queues that name none; None: task_default_queue"),
+        Setting("task_default_exchange_type", (str,), "direct", "its type", one_of("direct", "topic", "fanout")),
+        Setting("task_default_routing_key", (str,), None, "key of queues that name none; None: task_default_queue"),
+        Setting("task_queue_max_priority", (int,), None, "accepted: every queue has priorities 0 to 255", at_least(0)),
+        Setting(
+            "task_priority_order", (str,), "low_first", "which priority is first", one_of("low_first", "high_first")
+        ),
+        Setting("task_inherit_parent_priority", (bool,), False, "a task's priority is that of the task that sent it"),
+        Setting("worker_direct", (bool,), False, "a worker serves a queue of its own, <node>.dq2"),
         Setting("task_default_rate_limit", (str, int, float), None, "default of rate_limit", None, False),
         Setting("task_annotations", (dict, list, tuple), None, "attributes to set on tasks", None, False),
         Setting(

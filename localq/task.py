@@ -66,7 +66,7 @@ class Task(Generic[P, R]):
             dead-letters it. Here every failed task is kept with its arguments, and is retried by hand.
         track_started: write the state STARTED. None: task_track_started.
         throws: exceptions that are no surprise; logged without a traceback.
-        queue, priority, serializer, expires: defaults of every call.
+        queue, exchange, routing_key, priority, serializer, expires: defaults of every call.
     """
 
     abstract: ClassVar[bool] = True
@@ -84,7 +84,9 @@ class Task(Generic[P, R]):
     acks_on_timeout: bool | None = None
     track_started: bool | None = None
     throws: tuple[type[BaseException], ...] = ()
-    queue: str | None = None
+    queue: Any = None
+    exchange: Any = None
+    routing_key: str | None = None
     priority: int | None = None
     serializer: str | None = None
     expires: Any = None
@@ -130,7 +132,9 @@ class Task(Generic[P, R]):
         """
         own, conf, kind = self.__dict__, self.app.conf, type(self)
         own.update({name: conf.get(f"task_{name}") for name in self._asks})
-        own["defaults"] = Defaults(self.queue, self.priority, self.serializer, bool(self.ignore_result), self.expires)
+        where = {"queue": self.queue, "exchange": self.exchange, "routing_key": self.routing_key}
+        where = {key: value for key, value in where.items() if value is not None}
+        own["defaults"] = Defaults(where, self.priority, self.serializer, bool(self.ignore_result), self.expires)
         own["is_plain"] = all(
             getattr(kind, name) is getattr(Task, name) for name in ("before_start", "on_success", "after_return")
         )
@@ -305,7 +309,10 @@ _ASKED = (
     "track_started",
 )  # fmt: skip
 #: ... and all from which something is derived.
-_OPTIONS = frozenset({*_ASKED, "queue", "priority", "serializer", "expires", "max_retries", "default_retry_delay"})
+_OPTIONS = frozenset({
+    *_ASKED, "queue", "exchange", "routing_key", "priority", "serializer", "expires", "max_retries",
+    "default_retry_delay",
+})  # fmt: skip
 
 
 def _task_named(name: str, module: str) -> Any:

@@ -21,7 +21,7 @@ from localq.testing.worker import start_worker
 HOUSE = Path(localq.__file__).parent
 FLOORS = (
     "exceptions states clock registry signals faults",
-    "serialization message config routing context canvas log",
+    "serialization message config queues routing context canvas log",
     "storage",
     "recovery dead result executor publisher backend eager",
     "task app",

@@ -34,6 +34,7 @@ class Solo:
         self._consumer: Consumer | None = None
         self._steward: Steward | None = None
         self._ready = threading.Event()
+        self._is_stopping = False
         self._exit_code = EX_OK
         self._error: BaseException | None = None
 
@@ -41,7 +42,6 @@ class Solo:
         """Run until stopped; return the exit code."""
         worker = self._worker
         signals.worker_init.send(worker)
-        self._consumer = Consumer(worker.app, worker.queues, worker.node, {"parent": identity()})
         line_read, line_write = os.pipe()
         os.set_blocking(line_read, False)
         thread = threading.Thread(target=self._steward_life, args=(line_read,), name="Steward", daemon=True)
@@ -51,7 +51,11 @@ class Solo:
         self._ready.wait()
         try:
             if self._error is None and not self._exit_code:
+                # Only now: its node's name is final, and with it the queues that are its own.
+                self._consumer = Consumer(worker.app, worker.queues, worker.node, {"parent": identity()})
                 worker.tell_ready()
+                if self._is_stopping:
+                    self._consumer.stop()
                 self._consumer.run()
         finally:
             if self._steward is not None:
@@ -66,6 +70,7 @@ class Solo:
 
     def stop(self) -> None:
         """Finish the running task and return from `run`; from any thread."""
+        self._is_stopping = True
         if self._consumer is not None:
             self._consumer.stop()
 
@@ -85,7 +90,7 @@ class Solo:
             storage = worker.app.storage
             about: dict[str, object] = {"node": worker.node, "queues": list(worker.queues)}
             self._steward = Steward(storage, about, identity(), worker.app.conf.task_max_redeliveries, line)
-            facts = {"pid": os.getpid(), "concurrency": 1, "pool": "solo"}
+            facts = {"pid": os.getpid(), **worker.facts}
             node = self._steward.name_node(worker.node, worker.node_may_vary, facts)
             if node is None:
                 self._fail(EX_NODE, LocalqError(f"node name {worker.node} belongs to a worker that is running"))
