@@ -4,7 +4,7 @@ Re-exports only. The map of the house:
 
     exceptions states clock registry signals faults version      words
     serialization message moments settings sources config        data
-    rates routing context current canvas annotations log
+    rates queues routing context current canvas annotations log
     storage/                                                     where work is kept
     recovery dead whereabouts result executor eager publisher    acts
     broker

@@ -39,6 +39,7 @@ from localq.parts import Parts, named
 from localq.publisher import Publisher, check_options, expect
 from localq.registrar import Registrar
 from localq.result import AsyncResult, EagerResult, GroupResult
+from localq.routing import DESTINATION, Routed, Router
 from localq.storage.base import Storage
 from localq.task import Task as BaseTask
 from localq.tasks import SharedTask, TaskRegistry, shared_task
@@ -121,6 +122,8 @@ class LocalQ(Registrar, Parts):
             )  # fmt: skip
         self._make_hooks()
         self._tasks = tasks if isinstance(tasks, TaskRegistry) else TaskRegistry(tasks)
+        #: Finds the queues of calls; `router.queues` are the app's queues.
+        self.router = Router(self.conf)
         self._bind_all()
         self.backend = Backend(self.conf, main, self.made_by, store)
         self.backend.app = self
@@ -139,7 +142,7 @@ class LocalQ(Registrar, Parts):
     def _start_afresh(self) -> None:
         """Have an identity of this process's own: at the start, and in a forked child."""
         self.backend.start_afresh()
-        self.publisher = Publisher(self.conf, self.backend.oid)
+        self.publisher = Publisher(self.conf, self.backend.oid, self.router, self._tasks)
         self._here = threading.local()
         self._unlock()
 
@@ -257,6 +260,10 @@ class LocalQ(Registrar, Parts):
             message.id, self.backend, message.name, None, None, bool(message.ignore_result), True, message.queue
         )
 
+    def select_queues(self, queues: Any = None) -> None:
+        """Have workers of this app serve only these queues, unless they are told others."""
+        self.router.queues.select(queues)
+
     def send_task(
         self,
         name: str,
@@ -302,7 +309,7 @@ class LocalQ(Registrar, Parts):
 
     def _sent(self, signature: canvas.Signature) -> Any:
         plan = canvas.Plan(signature)
-        messages = [self.publisher.message_of(step, self._task_named(step.sig.task)) for step in plan.steps]
+        messages = self.publisher.messages_of(plan.steps, self._task_named)
         if messages:
             self.publisher.put(self.backend.storage, messages)
         return self._result_of(plan.node, {m.id: self._handle(m) for m in messages})
@@ -352,12 +359,13 @@ class LocalQ(Registrar, Parts):
         check_options(options)
         request: Any = task.request
         now: Message = request._claim.message
-        fresh = self.publisher.message(
-            now.name, args, kwargs, task.defaults, {"queue": now.queue, "priority": now.priority, **options}
-        )
+        moves = not DESTINATION.isdisjoint(options)
+        where = {} if moves else {"queue": Routed(now.queue)}
+        fresh = self.publisher.message(now.name, args, kwargs, task.defaults, {**where, **options})
         return now._replace(
-            body=fresh.body, content_type=fresh.content_type, checksum=fresh.checksum, queue=fresh.queue,
-            priority=fresh.priority, retries=now.retries + 1, visible_at=when, headers=_without_feed(now.headers),
+            body=fresh.body, content_type=fresh.content_type, checksum=fresh.checksum, queue=str(fresh.queue),
+            priority=now.priority if options.get("priority") is None else fresh.priority, retries=now.retries + 1,
+            visible_at=when, headers=_without(now.headers, "feed", *(["delivery"] if moves else [])),
             expires_at=fresh.expires_at if "expires" in options else now.expires_at,
         )  # fmt: skip
 
@@ -425,13 +433,11 @@ def _cut(node: canvas.Node, above: canvas.Node | None) -> canvas.Node:
     return parent
 
 
-def _without_feed(headers: str | None) -> str | None:
-    """A retry already has what it was fed among its arguments."""
+def _without(headers: str | None, *names: str) -> str | None:
+    """Take out what the next attempt has elsewhere: what it was fed is among its arguments by now."""
     found = json.loads(headers) if headers else {}
-    if "feed" not in found:
-        return headers
-    del found["feed"]
-    return json.dumps(found) if found else None
+    left = {name: value for name, value in found.items() if name not in names}
+    return headers if left == found else json.dumps(left) if left else None
 
 
 def _start_children_afresh() -> None:

@@ -91,8 +91,16 @@ def headers_of(claim: Claim) -> dict[str, Any]:
 class ClaimContext(Context):
     """The request of an attempt that came out of a store; filled at its first use."""
 
-    def __init__(self, claim: Claim, args: Any, kwargs: Any, hostname: str | None, is_eager: bool) -> None:
-        self._claim = claim
+    def __init__(
+        self,
+        claim: Claim,
+        args: Any,
+        kwargs: Any,
+        hostname: str | None,
+        is_eager: bool,
+        is_high_first: bool = False,
+    ) -> None:
+        self._claim, self._is_high_first = claim, is_high_first
         self.args, self.kwargs = args, kwargs
         self.hostname, self.is_eager = hostname, is_eager
         self.called_directly = False
@@ -101,18 +109,20 @@ class ClaimContext(Context):
         mine = object.__getattribute__(self, "__dict__")
         if "_filled" not in mine and not name.startswith("_"):
             mine["_filled"] = True
-            mine.update(_facts(mine["_claim"], mine["is_eager"]))
+            mine.update(_facts(mine["_claim"], mine["is_eager"], mine["_is_high_first"]))
         return object.__getattribute__(self, name)
 
 
-def _facts(claim: Claim, is_eager: bool) -> dict[str, Any]:
+def _facts(claim: Claim, is_eager: bool, is_high_first: bool) -> dict[str, Any]:
     message = claim.message
     headers = headers_of(claim)
+    priority = 255 - message.priority if is_high_first else message.priority
     delivery: dict[str, Any] = {
         "exchange": "",
         "routing_key": message.queue,
-        "priority": message.priority,
+        "priority": priority,
         "redelivered": claim.redeliveries > 0,
+        **headers.pop("delivery", {}),
     }
     if is_eager:
         delivery["is_eager"] = True
@@ -133,7 +143,7 @@ def _facts(claim: Claim, is_eager: bool) -> dict[str, Any]:
         "token": claim.token,
         "redelivered": claim.redeliveries,
         "children": [],
-        "properties": {"correlation_id": message.id, "reply_to": message.reply_to, "priority": message.priority},
+        "properties": {"correlation_id": message.id, "reply_to": message.reply_to, "priority": priority},
     }
     facts.update(headers)
     return facts

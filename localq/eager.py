@@ -49,6 +49,7 @@ class Eager:
         """Run the steps of a plan in their order; return the results by id."""
         done: dict[str, EagerResult[Any]] = {}
         groups: dict[str, list[EagerResult[Any]]] = {}
+        priorities: dict[str, int] = {}
         for step in plan.steps:
             before = _before(step, done, groups)
             failed = next((each for each in before if each.failed()), None)
@@ -56,7 +57,9 @@ class Eager:
                 result: EagerResult[Any] = EagerResult(step.id, _passed_on(step, failed), "FAILURE", failed.traceback)
             else:
                 task = self._tasks[step.sig.task]
-                message = released(publisher.message_of(step, task), clock.now())
+                message = released(publisher.message_of(step, task, priorities.get(step.after or "")), clock.now())
+                for id in filter(None, (step.id, step.group_id)):
+                    priorities.setdefault(id, message.priority)
                 result = self._run(task, message, _fed(step, before))
             done[step.id] = result
             if step.group_id is not None:

@@ -131,6 +131,9 @@ class AlreadyRegistered(TaskError):
 class QueueNotFound(KeyError, TaskError):
     """A queue is not among `task_queues`, and `task_create_missing_queues` is off."""
 
+    def __str__(self) -> str:
+        return str(self.args[0])  # not in quotes, as a KeyError's
+
 
 class TimeoutError(TaskError):
     """The time given to wait for a result is over; the task itself goes on."""

@@ -82,6 +82,7 @@ class Executor:
         self.hostname, self.is_eager = hostname, is_eager
         self._accept = tuple(conf.accept_content)
         self._serializer = conf.result_serializer
+        self._is_high_first = conf.task_priority_order == "high_first"
         if self._serializer == "json" and not conf.json_allow_nan:
             self._serializer = "json-strict"
 
@@ -100,7 +101,7 @@ class Executor:
             return self._failure(task, claim, exc, (), {})
         if fed:
             args = [*fed, *args]
-        request = ClaimContext(claim, args, kwargs, self.hostname, self.is_eager)
+        request = ClaimContext(claim, args, kwargs, self.hostname, self.is_eager, self._is_high_first)
         mark = running.set(Running(task, request, running.get()))
         try:
             return self._run(task, claim, args, kwargs)

@@ -5,18 +5,21 @@ What a call's options mean is decided here and nowhere else. Must not run tasks,
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from localq import clock, moments, routing, signals
+from localq import clock, moments, signals
 from localq.canvas import Step
 from localq.context import running
 from localq.exceptions import LocalqWarning
 from localq.message import Message, new_id
+from localq.queues import nodes_serving, own_queue
 from localq.registry import nearest
+from localq.routing import DESTINATION, Routed, Router
 from localq.serialization import checksum, decode, encode
 from localq.storage.base import Bell, Storage
 
@@ -28,8 +31,8 @@ CALL_OPTIONS: dict[str, str] = {
     "countdown": "seconds or timedelta from now before which it must not start; wins over eta",
     "eta": "datetime or ISO text before which it must not start; one without a zone is in the setting timezone",
     "expires": "seconds or timedelta from now, datetime or ISO text; from then on it must not start",
-    "queue": "queue name; wins over routes",
-    "priority": "0 (first) to 255 (last)",
+    "queue": "a queue or its name; wins over routes",
+    "priority": "0 (first) to 255 (last); see task_priority_order",
     "serializer": "name of the serializer of the arguments",
     "ignore_result": "keep no result",
     "headers": "dict for request.headers",
@@ -45,8 +48,9 @@ CALL_OPTIONS: dict[str, str] = {
     "connection": "accepted: there is no broker",
     "producer": "accepted: there is no broker",
     "add_to_parent": "accepted",
-    "exchange": "accepted: names lead to queues directly",
-    "routing_key": "accepted, see exchange",
+    "exchange": "an exchange or its name; see routing",
+    "exchange_type": "direct, topic or fanout, of an exchange that task_queues does not know",
+    "routing_key": "what leads from the exchange to queues",
     "delivery_mode": "accepted: every message is on disk",
 }
 #: Options of Celery's whose meaning is not built yet: using one gives a warning, never silence.
@@ -63,9 +67,13 @@ def hostname() -> str:
 
 
 class Defaults(NamedTuple):
-    """What a task says about every call of it."""
+    """What a task says about every call of it.
 
-    queue: str | None = None
+    Attributes:
+        destination: its queue, exchange and routing key, those that it has.
+    """
+
+    destination: Mapping[str, Any] | None = None
     priority: int | None = None
     serializer: str | None = None
     ignore_result: bool = False
@@ -81,17 +89,27 @@ class Publisher:
 
     Args:
         oid: the name of this process's bell, sent along as `reply_to`.
+        router: finds the queues; one that knows only the settings if None.
+        tasks: the app's tasks by name, for routers that want to look at them.
     """
 
-    def __init__(self, conf: Any, oid: str) -> None:
+    def __init__(
+        self, conf: Any, oid: str, router: Router | None = None, tasks: Mapping[str, Any] | None = None
+    ) -> None:
         self._conf, self._oid = conf, oid
+        self._router, self._tasks = router or Router(conf), {} if tasks is None else tasks
         self.origin = f"gen{os.getpid()}@{hostname()}"
-        self.set_routes()
+        #: Whether a message was ever made that may have to become several.
+        self._may_spread = False
+        self.settle()
 
-    def set_routes(self) -> None:
-        """Read `task_routes` again."""
-        self._routes_given = self._conf.task_routes
-        self._routers = routing.compiled(self._routes_given)
+    def settle(self) -> None:
+        """Read the settings again."""
+        conf = self._conf
+        self._is_high_first = conf.task_priority_order == "high_first"
+        self._usual_priority = conf.task_default_priority
+        if self._is_high_first and "task_default_priority" not in conf.without_defaults():
+            self._usual_priority = 0  # RabbitMQ's: a message that says nothing is the last
 
     def message(
         self,
@@ -101,60 +119,77 @@ class Publisher:
         defaults: Defaults = NO_DEFAULTS,
         options: Mapping[str, Any] | None = None,
         step: Step | None = None,
+        above: int | None = None,
     ) -> Message:
         """Build the message of a call.
 
+        Args:
+            above: the priority, as stored, of the message it waits for and inherits from.
+
         Raises:
             EncodeError: an argument cannot be written; names it.
+            QueueNotFound: its queue is not among task_queues, and must not be made up.
             ValueError, TypeError: an option's value makes no sense.
         """
         conf = self._conf
         if options:
             check_options(options)
+        queue = self._router.plain
+        if queue is None or defaults.destination or (options and not DESTINATION.isdisjoint(options)):
+            queue, options = self._routed(name, args, kwargs, defaults, options or {})
         get = (options or {}).get
         serializer = get("serializer") or defaults.serializer or conf.task_serializer
         if serializer == "json" and not conf.json_allow_nan:
             serializer = "json-strict"
         body, content_type = encode((args, kwargs), serializer, "(args, kwargs)")
-        queue = get("queue") or defaults.queue
-        if queue is None:
-            queue = self._route(name, args, kwargs, options or {})
-        elif not isinstance(queue, str):
-            raise TypeError(f"queue {queue!r} is no name of a queue: give text")
-        priority = get("priority")
-        if priority is None:
-            priority = conf.task_default_priority if defaults.priority is None else defaults.priority
-        if not isinstance(priority, int) or not 0 <= priority <= 255:
-            raise ValueError(f"priority {priority!r} is out of range: 0 is first, 255 last, whole numbers between")
+        priority = self._priority(get("priority"), defaults.priority, above)
         ignored = get("ignore_result")
         now = clock.now()
         expires = get("expires", defaults.expires)
         return Message(
             (step.id if step else get("task_id")) or new_id(), name, body, queue, priority, content_type, None, None,
-            checksum(body), self._headers(options, step), self.origin, self._oid, get("retries") or 0, now,
+            checksum(body), self._headers(options, step, queue), self.origin, self._oid, get("retries") or 0, now,
             self._visible_at(options, None if step and step.waits_for else now) if options else None,
             None if expires is None else self._expires_at(expires, None if step and step.waits_for else now),
             defaults.ignore_result if ignored is None else bool(ignored),
             *((step.after, step.waits_for, step.group_id, step.position, step.leads) if step else ()),
         )  # fmt: skip
 
-    def message_of(self, step: Step, task: Any) -> Message:
+    def messages_of(self, steps: Sequence[Step], task_named: Callable[[str], Any]) -> list[Message]:
+        """Build the messages of a workflow's steps, in their order.
+
+        With task_inherit_parent_priority, a step has the priority of what it waits for.
+        """
+        if not self._conf.task_inherit_parent_priority:
+            return [self.message_of(step, task_named(step.sig.task)) for step in steps]
+        found: list[Message] = []
+        priorities: dict[str, int] = {}
+        for step in steps:
+            message = self.message_of(step, task_named(step.sig.task), priorities.get(step.after or ""))
+            found.append(message)
+            for id in filter(None, (message.id, message.group_id)):
+                priorities.setdefault(id, message.priority)
+        return found
+
+    def message_of(self, step: Step, task: Any, above: int | None = None) -> Message:
         """Build the message of a workflow's step; `task` is None if nobody here knows it."""
         sig = step.sig
         options = {key: value for key, value in sig.options.items() if key not in ("task_id", "link")}
         if task is None:
-            return self.message(sig.task, sig.args, sig.kwargs, NO_DEFAULTS, options, step)
+            return self.message(sig.task, sig.args, sig.kwargs, NO_DEFAULTS, options, step, above)
         if not step.feed:
             task.check_arguments(sig.args, sig.kwargs)
-        return self.message(sig.task, sig.args, sig.kwargs, task.defaults, options, step)
+        return self.message(sig.task, sig.args, sig.kwargs, task.defaults, options, step, above)
 
     def put(self, storage: Storage, messages: Sequence[Message]) -> None:
         """Put messages into the store, all or none, telling the signals' receivers before and after."""
+        if self._may_spread:
+            messages = self.spread(storage, messages)
         if signals.before_task_publish.receivers:
-            _tell(signals.before_task_publish, messages)
+            _tell(signals.before_task_publish, messages, self._is_high_first)
         storage.put(messages)
         if signals.after_task_publish.receivers:
-            _tell(signals.after_task_publish, messages)
+            _tell(signals.after_task_publish, messages, self._is_high_first)
 
     def moment(self, when: Any, now: float | None) -> float:
         """Turn an eta into a wall time: a datetime, ISO text or a timedelta; see `moments.later` for no now."""
@@ -172,14 +207,58 @@ class Publisher:
             logger.warning("expires=%r was %g s ago: this call is sent to end as REVOKED", expires, now - at)
         return at
 
-    def _route(self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any]) -> str:
-        if self._conf.task_routes is not self._routes_given:
-            self.set_routes()
-        found = routing.queue_for(self._routers, name, args, kwargs, options) if self._routers else None
-        return found or self._conf.task_default_queue
+    def _routed(
+        self, name: str, args: Any, kwargs: Any, defaults: Defaults, options: Mapping[str, Any]
+    ) -> tuple[str, Mapping[str, Any]]:
+        """Return a call's queue, and its options with those of its route that neither it nor the task gives."""
+        task = self._tasks.get(name)
+        queue, more = self._router.route(name, args, kwargs, options, defaults.destination, task)
+        self._may_spread = self._may_spread or isinstance(queue, Routed)
+        if not more:
+            return queue, options
+        check_options(more)
+        more = {key: more[key] for key in more if getattr(defaults, key, None) in (None, False)}
+        return queue, {**more, **{key: value for key, value in options.items() if value is not None}}
 
-    def _headers(self, options: Mapping[str, Any] | None, step: Step | None) -> str | None:
+    def spread(self, storage: Storage, messages: Sequence[Message]) -> list[Message]:
+        """Return these messages and the copies for all other queues they go to.
+
+        A copy's id is made of the first one's, so that sending the same again still makes no second one.
+        """
+        found: list[Message] = []
+        nodes: dict[str, list[str]] = {}
+        for message in messages:
+            if not isinstance(message.queue, Routed):
+                found.append(message)
+                continue
+            for name in message.queue.broadcasts - nodes.keys():
+                nodes[name] = nodes_serving(name, storage.owners(), storage.entries("worker:"))
+            first, *others = _queues(message.queue, nodes)
+            found.append(message._replace(queue=first))
+            found += [_copy(message, queue) for queue in others]
+        return found
+
+    def _priority(self, given: Any, own: Any, above: int | None) -> int:
+        """Return a message's priority as the store orders it: 0 is first."""
+        wanted = own if given is None else given
+        if wanted is None and self._conf.task_inherit_parent_priority:
+            if above is not None:
+                return above
+            frame = running.get()
+            wanted = ((frame and frame.request.delivery_info) or {}).get("priority")
+        if wanted is None:
+            wanted = self._usual_priority
+        if not isinstance(wanted, int) or isinstance(wanted, bool):
+            raise TypeError(f"priority {wanted!r} is no whole number; give one from 0 to 255")
+        if not 0 <= wanted <= 255:
+            first, last = (255, 0) if self._is_high_first else (0, 255)
+            raise ValueError(f"priority {wanted!r} is not within 0 to 255: {first} is first, {last} last")
+        return 255 - wanted if self._is_high_first else wanted
+
+    def _headers(self, options: Mapping[str, Any] | None, step: Step | None, queue: str) -> str | None:
         found: dict[str, Any] = {}
+        if isinstance(queue, Routed):
+            found["delivery"] = {"exchange": queue.exchange, "routing_key": queue.routing_key}
         frame = running.get()
         if frame is not None and frame.request.id is not None:
             found["parent_id"] = frame.request.id
@@ -191,6 +270,22 @@ class Publisher:
             found["feed"] = step.feed
             found["feeds"] = step.waits_for
         return encode(found, "json", "headers")[0].decode() if found else None
+
+
+def _queues(routed: Routed, nodes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Name every queue, in place of a broadcast's those of the live workers that serve it."""
+    found: list[str] = []
+    for name in (str(routed), *routed.also):
+        found += [own_queue(name, node) for node in nodes.get(name, ())] or [name]
+    return found
+
+
+def _copy(message: Message, queue: str) -> Message:
+    """Make a message's copy for another queue: a task of its own, in no group, for which nobody waits."""
+    headers = {"root_id": message.id, **json.loads(message.headers or "{}")}
+    return message._replace(
+        id=f"{message.id}.{queue}", queue=queue, headers=json.dumps(headers), group_id=None, position=None, leads=0
+    )
 
 
 def expect(backend: Any) -> tuple[Bell, int] | None:
@@ -222,7 +317,7 @@ def warn_not_yet(name: str, task: str = "a call") -> None:
     warnings.warn(f"option {name!r} of {task} has no effect yet in this version of localq", LocalqWarning, stacklevel=4)
 
 
-def _tell(signal: signals.Signal, messages: Sequence[Message]) -> None:
+def _tell(signal: signals.Signal, messages: Sequence[Message], is_high_first: bool) -> None:
     for m in messages:
         headers = {
             **decode((m.headers or "{}").encode(), "application/json", ("json",)),
@@ -230,8 +325,10 @@ def _tell(signal: signals.Signal, messages: Sequence[Message]) -> None:
             "task": m.name,
             "retries": m.retries,
         }
+        priority = 255 - m.priority if is_high_first else m.priority
+        where = headers.pop("delivery", {"exchange": "", "routing_key": m.queue})
         signal.send(
-            m.name, body=m.body, exchange="", routing_key=m.queue, headers=headers,
-            properties={"correlation_id": m.id, "reply_to": m.reply_to, "priority": m.priority},
+            m.name, body=m.body, exchange=where["exchange"], routing_key=where["routing_key"], headers=headers,
+            properties={"correlation_id": m.id, "reply_to": m.reply_to, "priority": priority},
             declare=[], retry_policy=None,
         )  # fmt: skip

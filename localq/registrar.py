@@ -254,6 +254,8 @@ class Registrar:
     def _settle_options(self) -> None:
         are_new = self.conf.task_annotations is not self._annotations
         self._annotations = self.conf.task_annotations
+        self.router.settle()
+        self.publisher.settle()
         for task in self._tasks.values():
             if are_new:
                 task.annotate()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from types import FunctionType
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -75,6 +74,12 @@ def is_rate(value: Any) -> str:
     return ""
 
 
+def is_routes(value: Any) -> str:
+    """A check: something that `task_routes` can be made of."""
+    is_right = callable(value) or isinstance(value, dict | list | tuple | str) or hasattr(value, "route_for_task")
+    return "" if is_right else "expected dict, list, function, path, or an object with route_for_task"
+
+
 def annotates(value: Any) -> str:
     """A check: something `task_annotations` can be made of."""
     is_right = isinstance(value, dict | list | tuple | str) or hasattr(value, "annotate")
@@ -133,7 +138,7 @@ _OURS: tuple[Setting, ...] = (
     Setting("task_default_exchange_type", TEXT, "direct", "exchanges only carry names here: direct"),
     Setting("task_default_routing_key", TEXT, None, "routing key where none is named; None: the default queue's name"),
     Setting("task_queues", (*NAMES, dict), None, "the queues there are, by name", old="CELERY_QUEUES"),
-    Setting("task_routes", (dict, list, tuple, str, FunctionType), None, "task name or pattern -> queue"),
+    Setting("task_routes", (dict, list, tuple, str, object), None, "task name or pattern -> queue, or functions that say", is_routes),
     Setting("task_create_missing_queues", BOOL, True, "a queue that task_queues does not name is made"),
     Setting("task_default_priority", INT, 5, "0 is the highest", between(0, 255)),
     Setting("task_queue_max_priority", INT, None, "a priority beyond it counts as this one", between(0, 255)),

@@ -69,7 +69,7 @@ class Task(Generic[P, R]):
         throws: exceptions that are no surprise; logged without a traceback.
         rate_limit: how often it may start, in all workers of the store together: "10/s", "10/m", "10/h", or a number a
             second. None: the setting task_default_rate_limit; 0 or "": as often as it likes.
-        queue, priority, serializer, expires: defaults of every call.
+        queue, exchange, routing_key, priority, serializer, expires: defaults of every call.
     """
 
     abstract: ClassVar[bool] = True
@@ -87,7 +87,9 @@ class Task(Generic[P, R]):
     acks_on_timeout: bool | None = None
     track_started: bool | None = None
     throws: tuple[type[BaseException], ...] = ()
-    queue: str | None = None
+    queue: Any = None
+    exchange: Any = None
+    routing_key: str | None = None
     priority: int | None = None
     serializer: str | None = None
     expires: Any = None
@@ -145,7 +147,9 @@ class Task(Generic[P, R]):
         """
         own, conf, kind = self.__dict__, self.app.conf, type(self)
         own.update({name: conf.get(f"task_{name}") for name in self._asks})
-        own["defaults"] = Defaults(self.queue, self.priority, self.serializer, bool(self.ignore_result), self.expires)
+        where = {"queue": self.queue, "exchange": self.exchange, "routing_key": self.routing_key}
+        where = {key: value for key, value in where.items() if value is not None}
+        own["defaults"] = Defaults(where, self.priority, self.serializer, bool(self.ignore_result), self.expires)
         own["is_plain"] = all(
             getattr(kind, name) is getattr(Task, name) for name in ("before_start", "on_success", "after_return")
         )
@@ -322,7 +326,10 @@ _ASKED = (
     "track_started",
 )  # fmt: skip
 #: ... and all from which something is derived.
-_OPTIONS = frozenset({*_ASKED, "queue", "priority", "serializer", "expires", "max_retries", "default_retry_delay"})
+_OPTIONS = frozenset({
+    *_ASKED, "queue", "exchange", "routing_key", "priority", "serializer", "expires", "max_retries",
+    "default_retry_delay",
+})  # fmt: skip
 
 
 def _task_named(name: str, module: str) -> Any:

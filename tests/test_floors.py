@@ -24,7 +24,7 @@ FLOORS = (
     ("words", "exceptions states clock registry signals faults version"),
     (
         "data",
-        """serialization message moments schedules settings sources config rates routing context current canvas
+        """serialization message moments schedules settings sources config rates queues routing context current canvas
         annotations log""",
     ),
     ("store", "storage"),

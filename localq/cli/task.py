@@ -147,7 +147,8 @@ def facts(app: Any, record: Record, message: Message | None) -> Iterator[tuple[s
     yield "task", record.name
     yield "id", record.id
     yield "state", record.state if record.ended else f"{record.state}: it {whereabouts(record)}"
-    yield "queue", f"{record.queue}, priority {message.priority}"
+    priority = 255 - message.priority if app.conf.task_priority_order == "high_first" else message.priority
+    yield "queue", f"{record.queue}, priority {priority}"
     yield from zip(("args", "kwargs"), arguments(app, message), strict=True)
     yield "sent", _time(message.sent_at) + (f" by {message.origin}" if message.origin else "")
     yield "not before", _time(None if record.ended else message.visible_at)

@@ -36,6 +36,7 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 )
 @click.option("-c", "--concurrency", type=click.IntRange(min=1), help="Child processes; default: the CPUs it may use.")
 @click.option("-Q", "--queues", "--queue", callback=_names, metavar="A,B", help="Queues to take tasks from.")
+@click.option("-X", "--exclude-queues", callback=_names, metavar="A,B", help="Queues not to take tasks from.")
 @click.option("-P", "--pool", metavar="POOL", help="prefork (default) or solo.")
 @click.option("-n", "--hostname", metavar="NAME", help="Node name; %h is this host. Default: localq@%h.")
 @click.option(
@@ -63,7 +64,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     for name in given["include"]:
         app.loader.import_task_module(name)
     worker = Worker(
-        app, queues=given["queues"], concurrency=given["concurrency"], pool=given["pool"],
-        hostname=given["hostname"], loglevel=given["loglevel"], quiet=given["quiet"], version=__version__,
+        app, queues=given["queues"], exclude_queues=given["exclude_queues"], concurrency=given["concurrency"],
+        pool=given["pool"], hostname=given["hostname"], loglevel=given["loglevel"], quiet=given["quiet"],
+        version=__version__,
     )  # fmt: skip
     sys.exit(worker.run())

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from localq import signals
@@ -40,7 +40,9 @@ class Worker:
 
     Args:
         app: whose tasks to run.
-        queues: names of the queues to claim from; the default queue if empty.
+        queues: queues to serve, as names or as a text with commas; if empty, those of `app.select_queues`, else all
+            of task_queues, else the default queue.
+        exclude_queues: queues of those not to serve.
         concurrency: child processes; the CPUs this process may use if None.
         pool: `prefork` or `solo`.
         hostname: the node's name, `name@host`; `localq@<this host>` if None, with a number added
@@ -53,7 +55,7 @@ class Worker:
     def __init__(
         self,
         app: Any,
-        queues: Sequence[str] | None = None,
+        queues: Any = None,
         concurrency: int | None = None,
         pool: str | None = None,
         hostname: str | None = None,
@@ -61,9 +63,11 @@ class Worker:
         on_ready: Callable[[], None] | None = None,
         quiet: bool = False,
         version: str = "",
+        exclude_queues: Any = None,
     ) -> None:
         self.app = app
-        self.queues = tuple(dict.fromkeys(queues or (app.conf.task_default_queue,)))
+        #: What it serves; `queues` is what it claims from.
+        self.served: tuple[str, ...] = app.router.queues.chosen(queues, exclude_queues)
         self.pool = pool or app.conf.worker_pool
         self.concurrency = 1 if self.pool == "solo" else concurrency or app.conf.worker_concurrency or cpus()
         self.node_may_vary = hostname is None
@@ -77,6 +81,20 @@ class Worker:
     @property
     def hostname(self) -> str:
         return self.node
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """What it claims from, the queues of its node's own among them: final once its node has its name."""
+        found: tuple[str, ...] = self.app.router.queues.claimed(self.served, self.node)
+        return found
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What others see of it in the store, beside its process and its node's name."""
+        return {
+            "concurrency": self.concurrency, "pool": self.pool, "queues": list(self.served),
+            "broadcasts": self.app.router.queues.broadcasts(self.served),
+        }  # fmt: skip
 
     def run(self) -> int:
         """Work until told to stop; return the exit code.

@@ -36,8 +36,13 @@ def facts(worker: Any, version: str) -> dict[str, str]:
         "durability": app.conf.store_durability,
         "concurrency": str(worker.concurrency),
         "pool": worker.pool,
-        "queues": "\n".join(f"                .> {q:<16} exchange={q}(direct) key={q}" for q in worker.queues),
+        "queues": "\n".join(map(_line, map(app.router.queues.known, worker.queues))),
     }
+
+
+def _line(queue: Any) -> str:
+    exchange = queue.exchange
+    return f"                .> {queue.name:<16} exchange={exchange.name}({exchange.type}) key={queue.routing_key}"
 
 
 def banner(worker: Any, version: str) -> str:

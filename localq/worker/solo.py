@@ -32,9 +32,9 @@ class Solo:
     def __init__(self, worker: Any) -> None:
         self._worker = worker
         self._consumer: Consumer | None = None
-        self._is_stopping = False
         self._steward: Steward | None = None
         self._ready = threading.Event()
+        self._is_stopping = False
         self._exit_code = EX_OK
         self._error: BaseException | None = None
 
@@ -51,11 +51,12 @@ class Solo:
         self._ready.wait()
         try:
             if self._error is None and not self._exit_code:
-                # Not before the steward has found the node a name.
+                # Only now: its node's name is final, and with it the queues that are its own.
                 self._consumer = Consumer(worker.app, worker.queues, worker.node, {"parent": identity()})
                 worker.tell_ready()
-                if not self._is_stopping:
-                    self._consumer.run()
+                if self._is_stopping:
+                    self._consumer.stop()
+                self._consumer.run()
         finally:
             if self._steward is not None:
                 self._steward.is_stopping = True
@@ -88,7 +89,7 @@ class Solo:
         try:
             about: dict[str, object] = {"node": worker.node, "queues": list(worker.queues)}
             self._steward = Steward(worker.app, about, identity(), line)
-            facts = {"pid": os.getpid(), "concurrency": 1, "pool": "solo"}
+            facts = {"pid": os.getpid(), **worker.facts}
             node = self._steward.name_node(worker.node, worker.node_may_vary, facts)
             if node is None:
                 self._fail(EX_NODE, LocalqError(f"node name {worker.node} belongs to a worker that is running"))

@@ -287,7 +287,7 @@ class Supervisor:
                 worker.app.backend.follow()
             about: dict[str, object] = {"node": worker.node, "queues": list(worker.queues), "steward": True}
             steward = Steward(worker.app, about, self._mine, line)
-            facts = {"pid": self._mine["pid"], "concurrency": worker.concurrency, "pool": "prefork"}
+            facts = {"pid": self._mine["pid"], **worker.facts}
             node = steward.name_node(worker.node, may_vary=worker.node_may_vary and first, facts=facts)
             if node is None and first:
                 _write_line(ready, {"error": f"node name {worker.node} belongs to a worker that is running; "
