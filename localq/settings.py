@@ -138,7 +138,7 @@ _OURS: tuple[Setting, ...] = (
     Setting("task_default_exchange_type", TEXT, "direct", "exchanges only carry names here: direct"),
     Setting("task_default_routing_key", TEXT, None, "routing key where none is named; None: the default queue's name"),
     Setting("task_queues", (*NAMES, dict), None, "the queues there are, by name", old="CELERY_QUEUES"),
-    Setting("task_routes", (dict, list, tuple, str, object), None, "task name or pattern -> queue, or functions that say", is_routes),
+    Setting("task_routes", (dict, list, tuple, str, object), None, "which queue a task goes to", is_routes),
     Setting("task_create_missing_queues", BOOL, True, "a queue that task_queues does not name is made"),
     Setting("task_default_priority", INT, 5, "0 is the highest", between(0, 255)),
     Setting("task_queue_max_priority", INT, None, "a priority beyond it counts as this one", between(0, 255)),

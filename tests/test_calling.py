@@ -126,3 +126,19 @@ def test_a_result_that_is_there_before_get_is_called_is_got_at_once(app, running
         wait_until(lambda: all(result.ready() for result in results))
         assert [result.get(timeout=30) for result in reversed(results)] == list(range(20, 0, -1))
         assert [add.delay(number, 2).get(timeout=30) for number in range(20)] == list(range(2, 22))
+
+
+@pytest.mark.row("F047")
+def test_what_fails_is_kept_and_not_run_again_whatever_is_said_of_acknowledgement(app, running):
+    runs = []
+
+    @app.task(acks_late=True, acks_on_failure=False, acks_on_timeout=False)
+    def fail():
+        runs.append(1)
+        raise ValueError("no")
+
+    with running():
+        failed = fail.delay()
+        assert isinstance(failed.get(timeout=30, propagate=False), ValueError)
+        assert failed.state == "FAILURE"
+    assert len(runs) <= 1

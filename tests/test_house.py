@@ -14,6 +14,8 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
+import pytest
+
 import localq
 from localq import LocalQ
 from localq.testing.worker import start_worker
@@ -52,6 +54,7 @@ def test_a_call_goes_down_the_floors_and_never_back_up(app: LocalQ) -> None:
     assert first.index("storage/sqlite/store.py") < first.index("result.py")
 
 
+@pytest.mark.row("F344")
 def test_a_call_costs_at_most_sixty_python_calls(app: LocalQ) -> None:
     @app.task
     def add(x, y):

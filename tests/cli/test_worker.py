@@ -100,8 +100,10 @@ def test_the_log_has_celerys_lines(here, pool):
         assert running.ended() == 0
 
 
-def test_the_level_decides_what_is_said(here):
-    with worker("-A", "tasks", "worker", "-c", "1", "-l", "WARNING", cwd=here, ready=False) as running:
+@pytest.mark.row("X2")
+@pytest.mark.parametrize("words", [("-l", "WARNING"), ("-L", "warning"), ("--loglevel", "Warning")])
+def test_the_level_decides_what_is_said(here, words):
+    with worker("-A", "tasks", "worker", "-c", "1", *words, cwd=here, ready=False) as running:
         failed = send(here, "fail.delay()")
         running.saw(f"Task tasks.fail[{failed}] raised unexpected")
         assert "received" not in running.text
@@ -131,6 +133,7 @@ def test_a_terminal_gets_the_banner(here):
         process.wait(LIMIT_S)
 
 
+@pytest.mark.row("X1")
 def test_queues_are_only_those_that_were_named(here):
     other = send(here, "add.apply_async((1, 1))")
     mine = send(here, "add.apply_async((2, 2), queue='mail')")
