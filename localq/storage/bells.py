@@ -45,7 +45,15 @@ _RING = _FRAME.pack(0, 0)
 _PIPE_BUF = select.PIPE_BUF
 _STAMP = struct.Struct("=d")
 _STAMP_AT, _DUE_AT, _WATCHED_AT = 8, 16, 24
-BOARD_SIZE = _ROWS_AT + SLOTS * _ROW.size
+#: Codes of the queues that anybody has ever slept for: the place of a code is the queue's bit in a row. Bits that are
+#: another queue's too would ring one sleeper in another's place, and give it what it does not serve.
+QUEUES = 63
+_CODES_AT = _ROWS_AT + SLOTS * _ROW.size
+_CODE = struct.Struct("=Q")
+_CODES = struct.Struct(f"={QUEUES}Q")
+#: The bit of all queues that have come too late for a place of their own; nothing is handed by it.
+_CROWD = 1 << QUEUES
+BOARD_SIZE = _CODES_AT + _CODES.size
 
 #: No steward promises to look later than so many seconds from now.
 LONGEST_WATCH_S = 1.0
@@ -89,7 +97,7 @@ class Bells:
             raise removed(self.directory.parent) from None
         mask = 0
         for queue in queues:
-            mask |= self._mask(queue)
+            mask |= self._mask(queue) or self._enter(queue)
         slot = self._free_slot()
         _ROW.pack_into(self.board, _ROWS_AT + slot * _ROW.size, name.encode(), mask, _reply_code(replies),
                        owner is not None, 0)  # fmt: skip
@@ -118,7 +126,7 @@ class Bells:
         mask = self._mask(queue) if slot >= 0 else 0
         while slot >= 0:
             name, serves, _, is_owner, raised = _ROW.unpack_from(board, _ROWS_AT + (slot - _FLAGS_AT) * _ROW.size)
-            if serves & mask and is_owner:
+            if serves & mask & ~_CROWD and is_owner:
                 return Sleeper(slot - _FLAGS_AT, name.decode(), raised)
             slot = board.find(_WORK, slot + 1, _ROWS_AT)
         return None
@@ -269,12 +277,21 @@ class Bells:
         return slot - _FLAGS_AT if slot >= 0 else SLOTS - 1
 
     def _mask(self, queue: str) -> int:
+        """Return the bit of a queue; 0 if nobody has ever slept for it. Called inside the gate."""
         mask = self._masks.get(queue)
         if mask is None:
-            number = zlib.crc32(queue.encode())
-            # The last two are for `@due` and `@sync`: rung in a child's place, a steward would let the child sleep on.
-            mask = self._masks[queue] = 1 << (62 + number % 2 if queue.startswith("@") else number % 62)
+            codes = _CODES.unpack_from(self.board, _CODES_AT)
+            code = _code(queue)
+            if code not in codes:
+                return 0 if 0 in codes else _CROWD
+            mask = self._masks[queue] = 1 << codes.index(code)
         return mask
+
+    def _enter(self, queue: str) -> int:
+        """Give a queue a bit of its own; there is room."""
+        place = _CODES.unpack_from(self.board, _CODES_AT).index(0)
+        _CODE.pack_into(self.board, _CODES_AT + place * _CODE.size, _code(queue))
+        return 1 << place
 
     def _is_heard(self, slot: int) -> bool:
         fd = self._open_pipe(_ROW.unpack_from(self.board, _ROWS_AT + slot * _ROW.size)[0])
@@ -382,6 +399,11 @@ def _open_board(path: Path) -> mmap.mmap:
         return mmap.mmap(fd, BOARD_SIZE)
     finally:
         os.close(fd)
+
+
+def _code(queue: str) -> int:
+    data = queue.encode()
+    return zlib.crc32(data) << 32 | zlib.adler32(data)
 
 
 def _reply_code(name: str | None) -> int:

@@ -143,11 +143,17 @@ class Consumer:
         return claims
 
     def _in_turn(self, storage: Storage, owner: Owner, claims: list[Claim]) -> list[Outcome]:
-        """Run what was handed over; what may start only so often is parked, and claimed with a token."""
-        rates = self._rates
-        limited = [parked(claim, rates[claim.message.name].hold) for claim in claims if claim.message.name in rates]
-        free = [claim for claim in claims if claim.message.name not in rates] if limited else claims
-        return self._batch(storage, owner, free) + limited
+        """Run what was handed over, but what is another's, or may start only so often and is claimed with a token."""
+        rates, back, free = self._rates, [], []
+        for claim in claims:
+            message = claim.message
+            if message.queue not in self.queues:
+                back.append(given_back(claim))
+            elif message.name in rates:
+                back.append(parked(claim, rates[message.name].hold))
+            else:
+                free.append(claim)
+        return self._batch(storage, owner, free) + back
 
     def _warn(self, held: Sequence[str]) -> None:
         for key in held:

@@ -9,7 +9,7 @@ import threading
 import pytest
 from forking import Line, ended, forked, killed
 
-from localq.storage.bells import SLOTS, Bells
+from localq.storage.bells import QUEUES, SLOTS, Bells
 
 
 @pytest.fixture
@@ -205,3 +205,36 @@ def test_a_ring_ends_a_sleep_that_has_begun(bells):
     ring.start()
     assert bell.sleep(30)
     ring.join()
+
+
+# -- Many queues -------------------------------------------------------------------------------------
+
+
+def test_of_any_number_of_queues_only_the_right_one_rings(bells):
+    sleepers = {name: raised(bells.bell((name,), None, f"{name:0>16}")) for name in map(str, range(60))}
+    for number in range(1000):
+        bells.ring_idle(f"nobody serves {number}", 9)
+        assert bells.taker(f"nobody serves {number}") is None
+    assert not any(bell.sleep(0) for bell in sleepers.values())
+    for name, bell in sleepers.items():
+        assert bells.taker(name).name == f"{name:0>16}"
+        bells.ring_idle(name, 9)
+        assert [each for each, other in sleepers.items() if other.sleep(0)] == [name]
+        bell.lower()
+
+
+def test_queues_that_find_no_place_of_their_own_ring_and_are_handed_nothing(bells):
+    late = [raised(bells.bell((str(number),), None, f"{number:0>16}")) for number in range(QUEUES + 5)][-5:]
+    name = str(QUEUES + 2)
+    assert bells.taker(name) is None
+    bells.ring_idle(name, 9)
+    assert late[2].sleep(0)
+
+
+def test_a_queue_is_the_same_for_another_process_that_came_before_it(bells, tmp_path):
+    other = Bells(tmp_path / "bells")
+    other.ring_idle("celery", 1)  # nobody knows the name yet
+    bell = raised(bells.bell(("celery",), None))
+    other.ring_idle("celery", 1)
+    assert bell.sleep(0)
+    other.close()

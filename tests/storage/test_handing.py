@@ -14,8 +14,10 @@ from localq.message import Claim, Message, Outcome, Want
 from localq.recovery import sweep
 from localq.serialization import checksum
 from localq.states import HELD, READY
+from localq.storage.bells import Bells
 from localq.storage.sqlite import SqliteStorage
 from localq.testing.contract.words import ids, received, take
+from localq.testing.worker import start_worker
 from localq.worker.child import Consumer
 
 
@@ -299,3 +301,13 @@ def sleeper(storage):
     pid = forked(sleep)
     line.hear()
     return pid
+
+
+def test_a_child_gives_back_what_was_handed_to_it_by_mistake(app, monkeypatch):
+    """Queues beyond those that have a bit of their own share one; whatever a child is given, it runs only its own."""
+    ran = app.task(name="ran", bind=True)(lambda self: self.request.delivery_info["routing_key"])
+    monkeypatch.setattr(Bells, "_mask", lambda self, queue: 1)
+    with start_worker(app):
+        other = ran.apply_async(queue="somebody.elses")
+        assert [ran.delay().get(timeout=30) for _ in range(3)] == ["celery"] * 3
+    assert (other.state, place_of(app.storage, other.id)) == ("PENDING", READY)
