@@ -16,7 +16,18 @@ Re-exports only. The map of the house:
 from typing import Any
 
 from localq.app import LocalQ, app_or_default, shared_task
-from localq.canvas import Signature, chain, chord, group, maybe_signature, signature, subtask
+from localq.canvas import (
+    Signature,
+    chain,
+    chord,
+    chunks,
+    group,
+    maybe_signature,
+    signature,
+    subtask,
+    xmap,
+    xstarmap,
+)  # fmt: skip
 from localq.current import current_app, current_task
 from localq.message import new_id as uuid
 from localq.result import AsyncResult, EagerResult, GroupResult
@@ -25,8 +36,8 @@ from localq.version import VERSION, __version__
 
 __all__ = [
     "VERSION", "AsyncResult", "EagerResult", "GroupResult", "LocalQ", "Signature", "Task", "__version__",
-    "app_or_default", "bugreport", "chain", "chord", "current_app", "current_task", "group", "maybe_signature",
-    "shared_task", "signature", "subtask", "uuid",
+    "app_or_default", "bugreport", "chain", "chord", "chunks", "current_app", "current_task", "group",
+    "maybe_signature", "shared_task", "signature", "subtask", "uuid", "xmap", "xstarmap",
 ]  # fmt: skip
 
 

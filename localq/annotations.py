@@ -5,8 +5,8 @@
     {"proj.add": {"@run": timed}}           "@method" wraps a method: it becomes what `timed(method)` returns
 
 The setting may also be a list of such dicts, objects with `annotate(task)` or `annotate_any()`, or dotted names of
-either. What is said of a task by its name wins over "*", and what stands earlier in a list wins over what follows.
-In Celery "*" wins, and only the first of a list that names a task counts. Must not know tasks by more than a name.
+either. As in Celery, the first of a list that names a task counts, and the first that speaks of every task; where both
+say something, what is said of every task wins. Must not know tasks by more than a name.
 """
 
 from __future__ import annotations
@@ -27,12 +27,9 @@ def attributes_for(setting: Any, task: Any) -> dict[str, Any]:
     if setting is None:
         return {}
     sources = [_source(each) for each in (setting if isinstance(setting, list | tuple) else (setting,))]
-    found: dict[str, Any] = {}
-    for source in reversed(sources):
-        found.update(_of_any(source))
-    for source in reversed(sources):
-        found.update(_of_one(source, task))
-    return found
+    of_one = next(filter(None, (_of_one(source, task) for source in sources)), {})
+    of_any = next(filter(None, map(_of_any, sources)), {})
+    return {**of_one, **of_any}
 
 
 def annotated(kind: type, attributes: Mapping[str, Any]) -> type:
@@ -83,11 +80,10 @@ def _checked(name: str, found: Any) -> dict[str, Any]:
 
 
 def _wrapped(kind: type, name: str, around: Any) -> Any:
-    """Wrap a method as what it is: what wraps a static one gets no `self` either."""
-    raw = next((vars(each)[name] for each in kind.__mro__ if name in vars(each)), None)
-    original = raw.__func__ if isinstance(raw, staticmethod) else raw
+    """Wrap a method; what wraps it is a method in any case, as in Celery, and gets the task first."""
+    original = getattr(kind, name, None)
     if not callable(original) or not callable(around):
         raise ImproperlyConfigured(f"task_annotations: '@{name}' must wrap a method with a function, got {around!r}")
     method = around(original)
     method.__wrapped__ = original
-    return staticmethod(method) if isinstance(raw, staticmethod) else method
+    return method

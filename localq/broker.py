@@ -7,11 +7,12 @@ bodies) raises an error that says what to do instead. Must not send anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NoReturn, Self
 
 from localq.backend import Backend
 from localq.exceptions import ImproperlyConfigured
+from localq.queues import Queues
 
 
 class Connection:
@@ -114,12 +115,10 @@ class Amqp:
         self.app = app
 
     @property
-    def queues(self) -> dict[str, Any]:
-        """The queues that the settings name, and the default one, by name."""
-        named = self.app.conf.get("task_queues") or ()
-        found = dict(named) if isinstance(named, Mapping) else {_name_of(queue): queue for queue in named}
-        default = self.app.conf.task_default_queue
-        return {default: {"name": default}, **found}
+    def queues(self) -> Queues:
+        """The app's queues, by name."""
+        queues: Queues = self.app.router.queues
+        return queues
 
     @property
     def default_queue(self) -> str:

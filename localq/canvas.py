@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from localq.context import current_app
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, new_id
+from localq.serialization import safe_repr
 
 #: `Step.feed`, and the header of the same name.
 RESULT, RESULTS = "result", "results"
@@ -181,7 +182,8 @@ class Signature(dict[str, Any]):
 
 
 def _typed(sig: Mapping[str, Any]) -> Callable[..., Any]:
-    return {"chain": chain, "group": group, "chord": chord}.get(str(sig.get("subtask_type")), Signature)
+    kinds = {"chain": chain, "group": group, "chord": chord, "xmap": xmap, "xstarmap": xstarmap, "chunks": chunks}
+    return kinds.get(str(sig.get("subtask_type")), Signature)
 
 
 class chain(Signature):
@@ -289,6 +291,63 @@ class chord(Signature):
         return f"%{self.kwargs['body']!r}({self.header.tasks!r})"
 
 
+class xmap(Signature):
+    """One task's call for each item, one after another, in one message; the result is the list of theirs."""
+
+    subtask_type, _task_name = "xmap", "celery.map"
+
+    def __init__(self, task: Any, it: Iterable[Any] | None = None, app: Any = None, **options: Any) -> None:
+        if it is None:
+            super().__init__(task, app=app)
+            return
+        each = signature(task if isinstance(task, dict) else task.s())
+        kwargs = {"task": each, "it": list(it)}
+        super().__init__(self._task_name, (), kwargs, immutable=True, app=app or each._app, **options)
+
+    def __repr__(self) -> str:
+        return f"[{self.kwargs['task']['task']}(x) for x in {safe_repr(self.kwargs['it'])}]"
+
+
+class xstarmap(xmap):
+    """The same with several arguments: every item is a call's list of them."""
+
+    subtask_type, _task_name = "xstarmap", "celery.starmap"
+
+    def __repr__(self) -> str:
+        return f"[{self.kwargs['task']['task']}(*x) for x in {safe_repr(self.kwargs['it'])}]"
+
+
+class chunks(Signature):
+    """Many calls in few messages: a group of `xstarmap`, each of at most `n` calls."""
+
+    subtask_type = "chunks"
+
+    def __init__(self, task: Any, it: Any = None, n: int = 0, app: Any = None, **options: Any) -> None:
+        if it is None:
+            super().__init__(task, app=app)
+            return
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"chunks of {n!r} calls cannot be made: give a whole number above 0")
+        each = signature(task if isinstance(task, dict) else task.s())
+        kwargs = {"task": each, "it": list(it), "n": n}
+        super().__init__("celery.chunks", (), kwargs, immutable=True, app=app or each._app, **options)
+
+    def group(self) -> group:
+        """Return the group that is sent."""
+        task, items, n = (self.kwargs[name] for name in ("task", "it", "n"))
+        parts = [xstarmap(signature(task), items[at : at + n], app=self._app) for at in range(0, len(items), n)]
+        return group(*parts, app=self._app)
+
+    def apply_async(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        return self.group().apply_async(args, kwargs, **options)
+
+    def apply(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        return self.group().apply(args, kwargs, **options)
+
+    def __call__(self, **options: Any) -> Any:
+        return self.apply_async(**options)
+
+
 def signature(task: Any, args: Any = None, kwargs: Any = None, app: Any = None, **options: Any) -> Any:
     """Make a signature of a task, a name, or a dict that one was turned into."""
     if isinstance(task, dict):
@@ -388,6 +447,8 @@ class Plan:
             # When a chord is to begin is when its header is.
             when = {key: sig.options[key] for key in ("countdown", "eta") if key in sig.options}
             return self._lay(sig.body, self._lay(sig.header.clone(**when) if when else sig.header, before))
+        if isinstance(sig, chunks):
+            return self._lay(sig.group(), before)
         if isinstance(sig, group):
             return self._lay_group(sig, before)
         step = Step(sig, sig.id or new_id())

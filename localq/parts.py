@@ -51,7 +51,8 @@ class Parts:
 
     def uses_utc_timezone(self) -> bool:
         """Whether the app's time zone is UTC."""
-        return str(self.timezone) == "UTC"
+        conf = self.conf
+        return str(conf.timezone) == "UTC" if conf.timezone else bool(conf.enable_utc)
 
     # -- Commands ------------------------------------------------------------------------------------
 

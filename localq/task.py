@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, T
 
 from localq import clock, moments, rates
 from localq.annotations import annotated, attributes_for
-from localq.canvas import Signature
+from localq.canvas import Signature, chunks, xmap, xstarmap
 from localq.context import Context, current_app, entered, request_of
 from localq.exceptions import MaxRetriesExceededError, OperationalError, Retry
 from localq.message import Message
@@ -123,10 +123,11 @@ class Task(Generic[P, R]):
     def bind(self, app: Any) -> None:
         """Belong to an app."""
         self.__dict__["app"] = app
+        check = signature_check(self.run)  # what an annotation wraps it with may take anything
         self.annotate()
         rates.parse(self.rate_limit)  # a mistake is the definition's, not the worker's
         if self.typing is not False:
-            self._check = signature_check(self.run)
+            self._check = check
         self.settle_options()
 
     def annotate(self) -> None:
@@ -232,6 +233,18 @@ class Task(Generic[P, R]):
         return Signature(self, args, kwargs, options, immutable=immutable)
 
     subtask = signature
+
+    def map(self, it: Iterable[Any]) -> xmap:
+        """Make a signature of one message that calls the task for each item, one after another."""
+        return xmap(self.s(), it)
+
+    def starmap(self, it: Iterable[Any]) -> xstarmap:
+        """Make a signature of one message that calls the task for each list of arguments, one after another."""
+        return xstarmap(self.s(), it)
+
+    def chunks(self, it: Iterable[Any], n: int) -> chunks:
+        """Make a signature of many calls in messages of at most `n` each."""
+        return chunks(self.s(), it, n)
 
     # -- Inside a run --------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import WRAPPER_ASSIGNMENTS
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
+from localq.canvas import signature
 from localq.context import apps, current_app
 from localq.exceptions import InvalidTaskError, NotRegistered
 from localq.publisher import NOT_YET, warn_not_yet
@@ -131,7 +132,21 @@ def ping() -> str:
 
 
 #: Tasks that every app has: (name, function).
-BUILTINS: tuple[tuple[str, Callable[..., Any]], ...] = (("celery.accumulate", accumulate), ("celery.ping", ping))
+def mapped(task: Mapping[str, Any], it: Iterable[Any]) -> list[Any]:
+    """Call a task for each item."""
+    call = signature(task).type
+    return [call(item) for item in it]
+
+
+def starmapped(task: Mapping[str, Any], it: Iterable[Any]) -> list[Any]:
+    """Call a task for each list of arguments."""
+    call = signature(task).type
+    return [call(*item) for item in it]
+
+
+BUILTINS: tuple[tuple[str, Callable[..., Any]], ...] = (
+    ("celery.accumulate", accumulate), ("celery.map", mapped), ("celery.starmap", starmapped), ("celery.ping", ping),
+)  # fmt: skip
 
 
 # -- Shared tasks ------------------------------------------------------------------------------------

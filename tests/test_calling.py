@@ -142,3 +142,19 @@ def test_what_fails_is_kept_and_not_run_again_whatever_is_said_of_acknowledgemen
         assert isinstance(failed.get(timeout=30, propagate=False), ValueError)
         assert failed.state == "FAILURE"
     assert len(runs) <= 1
+
+
+@pytest.mark.row("N43")
+def test_a_task_is_mapped_over_items_in_one_message_or_in_chunks(app, running):
+    @app.task
+    def add(x, y=10):
+        return x + y
+
+    with running():
+        assert add.map([1, 2, 3]).apply_async().get(timeout=30) == [11, 12, 13]
+        assert add.starmap([(1, 1), (2, 2)]).delay().get(timeout=30) == [2, 4]
+        assert add.chunks([(number, number) for number in range(5)], 2)().get(timeout=30) == [[0, 2], [4, 6], [8]]
+        assert (add.s(1) | add.map([1])).delay().get(timeout=30) == [11]
+    assert repr(add.map([1])) == f"[{add.name}(x) for x in [1]]"
+    with pytest.raises(ValueError, match="above 0"):
+        add.chunks([], 0)

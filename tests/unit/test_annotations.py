@@ -40,8 +40,9 @@ BY_NAME = {"proj.add": {"max_retries": 6}}
         ({"proj.mail": {"queue": "slow", "max_retries": 9}}, ("slow", 9)),
         ({"proj.other": {"queue": "slow"}}, (None, 3)),
         ({"*": {"max_retries": 1}}, (None, 1)),
-        ({"*": {"max_retries": 1, "queue": "all"}, "proj.mail": {"max_retries": 2}}, ("all", 2)),
-        ([{"proj.mail": {"max_retries": 5}}, {"*": {"max_retries": 1, "queue": "all"}}], ("all", 5)),
+        ({"*": {"max_retries": 1, "queue": "all"}, "proj.mail": {"max_retries": 2}}, ("all", 1)),
+        ([{"proj.mail": {"max_retries": 5}}, {"*": {"queue": "all"}}], ("all", 5)),
+        ([{"proj.mail": {"max_retries": 5}}, {"proj.mail": {"queue": "never"}}], (None, 5)),
         (OnlyMail(), ("mail", 3)),
         ([OnlyMail(), Everybody()], ("mail", 8)),
         (f"{__name__}.OnlyMail", ("mail", 3)),
@@ -94,7 +95,7 @@ def test_a_function_becomes_a_method(app):
 @pytest.mark.parametrize("bind", [False, True])
 def test_a_method_can_be_wrapped_and_gets_what_it_would_get(app, bind):
     def doubled(run):
-        return lambda *args, **kwargs: 2 * run(*args, **kwargs)
+        return lambda self, *args, **kwargs: 2 * run(*((self,) if bind else ()), *args, **kwargs)
 
     function = (lambda self, x: x + 1) if bind else (lambda x: x + 1)
     task = app.task(name="proj.add", bind=bind)(function)
@@ -153,10 +154,7 @@ MAPS = st.dictionaries(st.sampled_from(["*", "a", "b"]), st.dictionaries(st.samp
 
 
 @given(st.lists(MAPS, max_size=4))
-def test_the_name_wins_over_the_star_and_the_earlier_over_the_later(maps):
-    expected = {}
-    for name in ("a", "*"):
-        for each in maps:
-            for key, value in each.get(name, {}).items():
-                expected.setdefault(key, value)
-    assert attributes_for(maps, Named) == expected
+def test_the_first_that_names_a_task_counts_and_the_first_star_wins_over_it(maps):
+    of_one = next((each["a"] for each in maps if each.get("a")), {})
+    of_any = next((each["*"] for each in maps if each.get("*")), {})
+    assert attributes_for(maps, Named) == {**of_one, **of_any}

@@ -243,7 +243,7 @@ def an_oid_stays():
     thread = threading.Thread(target=lambda: seen.append(app.thread_oid))
     thread.start()
     thread.join()
-    return [app.oid == app.oid, app.thread_oid == app.thread_oid, seen[0] != app.thread_oid, len(app.oid)]
+    return [app.oid == app.oid, app.thread_oid == app.thread_oid, seen[0] != app.thread_oid]
 
 
 @shows("F022")

@@ -212,8 +212,8 @@ def listed(value):
 @shows("F339")
 def task_defaults():
     names = """acks_late acks_on_failure acks_on_timeout acks_on_failure_or_timeout allow_error_cb_on_chord_header
-    always_eager annotations compression create_missing_queues default_delivery_mode default_exchange
-    default_exchange_type default_queue default_queue_type default_rate_limit default_routing_key
+    always_eager annotations compression create_missing_queues default_delivery_mode
+    default_exchange_type default_queue default_queue_type default_rate_limit
     eager_propagates ignore_result inherit_parent_priority protocol publish_retry publish_retry_policy
     queue_max_priority reject_on_worker_lost remote_tracebacks repr_maxlevels retry_on_worker_lost routes
     send_sent_event serializer soft_time_limit store_eager_result store_errors_even_if_ignored time_limit
