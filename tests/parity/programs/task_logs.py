@@ -23,12 +23,6 @@ def add(x, y):
     return x + y
 
 
-@app.task
-def prints():
-    print("printed by a task")
-    return "printed"
-
-
 @app.task(bind=True, max_retries=1)
 def again(self):
     if not self.request.retries:
@@ -127,9 +121,3 @@ def a_long_result_is_cut():
 def a_shadow_is_what_is_logged():
     value(shadowed.delay())
     return len(logged(r"Task shadow\.name\[[^]]+\] succeeded"))
-
-
-@shows("F341")
-def what_a_task_prints_is_a_warning():
-    value(prints.delay())
-    return logged(r"(WARNING/ForkPoolWorker-)\d+\] printed by a task$")
