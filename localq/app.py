@@ -13,7 +13,6 @@ Must not run tasks in any other way than the executor, nor write to the store ot
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -26,12 +25,12 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 from localq import canvas
 from localq.backend import Backend
 from localq.config import Settings
-from localq.context import apps
+from localq.context import apps, note_child, running
 from localq.eager import Eager
 from localq.exceptions import AlwaysEagerIgnored, DuplicateTaskNameWarning, NotRegistered
 from localq.message import Message
-from localq.publisher import NOT_YET, Publisher, check_options, expect, warn_not_yet
-from localq.registry import nearest
+from localq.options import OPTIONS, check_names
+from localq.publisher import Publisher, expect
 from localq.result import AsyncResult, EagerResult, GroupResult
 from localq.storage.base import Storage
 from localq.task import Task as BaseTask
@@ -131,6 +130,10 @@ class LocalQ:
         for name, options, function in apps.shared:
             self._task_of(function, {**options, "name": name})
         self.on_init()
+
+    def __class_getitem__(cls, _: Any) -> type[Self]:
+        """Allow `LocalQ[...]` in annotations, as Celery does."""
+        return cls
 
     def on_init(self) -> None:
         """Called at the end of `__init__`; for subclasses."""
@@ -265,16 +268,22 @@ class LocalQ:
     ) -> AsyncResult[Any]:
         """Send a call of a task; what `Task.apply_async` does once the arguments are checked."""
         if self.conf.task_always_eager:
-            return self.apply_call(task, args, kwargs, options or {})
+            ran = self.apply_call(task, args, kwargs, options or {})
+            if not options or options.get("add_to_parent") is not False:
+                note_child(ran)
+            return ran
         if options and options.get("link"):
+            OPTIONS["link"].refuse(options["link"], "a call")
             return self.send(task.signature(args, kwargs, **options))  # type: ignore[no-any-return]
         message = self.publisher.message(task.name, args, kwargs, task.defaults, options)
         asked = expect(self.backend)
-        self.publisher.put(self.backend.storage, (message,))
+        (message,) = self.publisher.put(self.backend.storage, (message,), options)
         result: AsyncResult[Any] = AsyncResult(
             message.id, self.backend, message.name, None, None, bool(message.ignore_result), True, message.queue
         )
         result._asked = asked
+        if running.get() is not None and (not options or options.get("add_to_parent") is not False):
+            note_child(result)
         return result
 
     def _handle(self, message: Message) -> AsyncResult[Any]:
@@ -289,9 +298,14 @@ class LocalQ:
         task = self.tasks.get(name)
         options = {key: value for key, value in options.items() if value is not None}
         defaults = task.defaults if task is not None else BaseTask.defaults
+        if options.get("link"):
+            return self.send(canvas.Signature(name, args, kwargs, options, app=self))  # type: ignore[no-any-return]
         message = self.publisher.message(name, tuple(args or ()), kwargs or {}, defaults, options)
-        self.publisher.put(self.backend.storage, (message,))
-        return self._handle(message)
+        (message,) = self.publisher.put(self.backend.storage, (message,), options)
+        result = self._handle(message)
+        if options.get("add_to_parent") is not False:
+            note_child(result)
+        return result
 
     def send(self, signature: canvas.Signature) -> Any:
         """Send a signature: one task, or a whole workflow in one transaction."""
@@ -300,8 +314,11 @@ class LocalQ:
         plan = canvas.Plan(signature)
         messages = [self.publisher.message_of(step, self._task_named(step.sig.task)) for step in plan.steps]
         if messages:
-            self.publisher.put(self.backend.storage, messages)
-        return self._result_of(plan.node, {m.id: self._handle(m) for m in messages})
+            messages = list(self.publisher.put(self.backend.storage, messages, signature.options))
+        result = self._result_of(plan.node, {m.id: self._handle(m) for m in messages})
+        if messages and signature.options.get("add_to_parent") is not False:
+            note_child(result)
+        return result
 
     def _task_named(self, name: str) -> BaseTask[..., Any] | None:
         return self.tasks.get(name) or self.tasks.aliases.get(name)
@@ -330,12 +347,12 @@ class LocalQ:
         self, task: BaseTask[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any]
     ) -> EagerResult[Any]:
         """Run a call here and now; what `Task.apply` does."""
-        return Eager(self.conf, self.tasks).call(self.publisher, task, args, kwargs, options)
+        return Eager(self.conf, self.tasks, self.backend).call(self.publisher, task, args, kwargs, options)
 
     def apply(self, signature: canvas.Signature) -> Any:
         """Run a signature here and now, a workflow step by step in the order of its plan."""
         plan = canvas.Plan(signature)
-        found = self._result_of(plan.node, Eager(self.conf, self.tasks).workflow(self.publisher, plan))
+        found = self._result_of(plan.node, Eager(self.conf, self.tasks, self.backend).workflow(self.publisher, plan))
         if self.conf.task_eager_propagates:
             found.get()
         return found
@@ -344,17 +361,9 @@ class LocalQ:
         self, task: BaseTask[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any], when: float
     ) -> Message:
         """Build the next attempt of the call that is running: the same id, one more retry."""
-        check_options(options)
         request: Any = task.request
         now: Message = request._claim.message
-        fresh = self.publisher.message(
-            now.name, args, kwargs, task.defaults, {"queue": now.queue, "priority": now.priority, **options}
-        )
-        return now._replace(
-            body=fresh.body, content_type=fresh.content_type, checksum=fresh.checksum, queue=fresh.queue,
-            priority=fresh.priority, retries=now.retries + 1, visible_at=when, headers=_without_feed(now.headers),
-            expires_at=fresh.expires_at if "expires" in options else now.expires_at,
-        )  # fmt: skip
+        return self.publisher.again(now, args, kwargs, task.defaults, options, when)
 
     # -- Handles and helpers -------------------------------------------------------------------------
 
@@ -436,19 +445,12 @@ def _class_of(
 ) -> type[BaseTask[..., Any]]:
     bound = options.get("bind", False)
     attributes: dict[str, Any] = {key: value for key, value in options.items() if key != "bind"}
-    for key in sorted(attributes.keys() & NOT_YET):
-        warn_not_yet(key, f"task {name!r}")
-    for key in attributes:
-        if not hasattr(BaseTask, key) and key not in NOT_YET and nearest(key, _OPTIONS):
-            raise TypeError(f"a task has no option {key!r}{nearest(key, _OPTIONS)}")
+    check_names(name, attributes, lambda key: hasattr(base, key))
     return type(function.__name__, (base,), {
         "name": name, "run": function if bound else staticmethod(function), "__wrapped__": function,
         "__doc__": function.__doc__, "__module__": function.__module__, "__qualname__": function.__qualname__,
         "abstract": False, **attributes,
     })  # fmt: skip
-
-
-_OPTIONS = [name for name in BaseTask.__annotations__ if not name.startswith("_")]
 
 
 def _cut(node: canvas.Node, above: canvas.Node | None) -> canvas.Node:
@@ -463,15 +465,6 @@ def _cut(node: canvas.Node, above: canvas.Node | None) -> canvas.Node:
         parent = canvas.Node(each.id, parent, each.members, each.ends)
     assert parent is not None
     return parent
-
-
-def _without_feed(headers: str | None) -> str | None:
-    """A retry already has what it was fed among its arguments."""
-    found = json.loads(headers) if headers else {}
-    if "feed" not in found:
-        return headers
-    del found["feed"]
-    return json.dumps(found) if found else None
 
 
 def _register_builtins(app: LocalQ) -> None:

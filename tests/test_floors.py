@@ -22,9 +22,9 @@ HOUSE = Path(__file__).parents[1] / "localq"
 #: From the lowest to the highest. A name stands for a module, or for a package with all it holds.
 FLOORS = (
     ("words", "exceptions states clock registry signals faults"),
-    ("data", "serialization message schedules config routing context canvas log"),
+    ("data", "serialization message options schedules config routing context canvas log"),
     ("store", "storage"),
-    ("acts", "backend recovery dead result executor eager publisher control"),
+    ("acts", "backend recovery dead result announcement errbacks executor eager publisher control"),
     ("users", "task app"),
     ("worker", "worker"),
     ("faces", "cli testing contrib __main__ __init__"),

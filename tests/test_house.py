@@ -21,9 +21,9 @@ from localq.testing.worker import start_worker
 HOUSE = Path(localq.__file__).parent
 FLOORS = (
     "exceptions states clock registry signals faults",
-    "serialization message config routing context canvas log",
+    "serialization message options config routing context canvas log",
     "storage",
-    "recovery dead result executor publisher backend eager",
+    "recovery dead result announcement errbacks executor publisher backend eager",
     "task app",
     "worker",
 )

@@ -112,6 +112,7 @@ def test_a_task_is_named_by_its_module_and_function(app):
     assert app.tasks[add.name] is add
 
 
+@pytest.mark.row("F031")
 def test_a_given_name_wins(app):
     assert app.task(name="short")(lambda: None).name == "short"
 
@@ -157,6 +158,7 @@ def test_an_unknown_name_is_not_registered(app):
         app.tasks.unregister("proj.nope")
 
 
+@pytest.mark.row("F031")
 def test_a_second_task_of_the_same_name_warns_and_the_first_stays(app):
     first = app.task(name="same")(lambda: 1)
     with pytest.warns(DuplicateTaskNameWarning, match="'same'"):
@@ -249,6 +251,7 @@ def test_the_same_id_with_the_same_call_is_one_task_and_with_another_call_an_err
 # -- Results ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("R7")
 def test_an_unknown_id_is_pending_and_does_not_exist(app):
     result = app.AsyncResult("nobody")
     assert (result.state, result.ready(), result.exists(), result.result) == ("PENDING", False, False, None)

@@ -173,6 +173,7 @@ def test_early_a_task_whose_child_dies_fails_and_is_never_run_twice(here, client
     assert len(runs_of(here, "a")) == 1
 
 
+@pytest.mark.row("F048")
 def test_late_a_task_whose_child_dies_fails_too(here, client):
     with worker(*WORKER, "-c", "1", cwd=here):
         result, pid = held(here, client, "late")
@@ -182,6 +183,7 @@ def test_late_a_task_whose_child_dies_fails_too(here, client):
     assert len(runs_of(here, "a")) == 1
 
 
+@pytest.mark.row("F048")
 def test_with_reject_on_worker_lost_it_runs_again_and_knows_it(here, client):
     with worker(*WORKER, "-c", "1", cwd=here):
         result, pid = held(here, client, "reject")
@@ -192,6 +194,7 @@ def test_with_reject_on_worker_lost_it_runs_again_and_knows_it(here, client):
     assert [redelivered for redelivered, _ in runs_of(here, "a")] == [0, 1]
 
 
+@pytest.mark.row("F049")
 def test_with_retry_on_worker_lost_it_is_retried_and_knows_it(here, client):
     with worker(*WORKER, "-c", "1", cwd=here) as running:
         result, pid = held(here, client, "retry")
@@ -220,6 +223,7 @@ def test_a_task_that_is_to_be_retried_waits_for_its_delay_in_the_state_retry(her
     ("deadly_retry", 3, "Given up after 2 retries (max_retries=2)"),
     ("deadly_for_ever", 4, "Given up after 4 attempts that ended so (task_max_redeliveries=3)"),
 ])  # fmt: skip
+@pytest.mark.row("F049")
 def test_a_task_that_always_kills_its_child_is_retried_only_so_often(here, client, name, runs, why):
     with worker(*WORKER, "-c", "1", cwd=here):
         result = client.send_task(f"tasks.{name}", ("kill",))
@@ -363,6 +367,7 @@ def test_children_die_with_their_supervisor(here, client):
         wait_until(lambda: all(map(is_gone, family)), what="no child outlives its supervisor")
 
 
+@pytest.mark.row("F046", "F065")
 def test_another_worker_takes_over_what_may_run_again_and_ends_what_may_not(here, client):
     with worker(*WORKER, "-c", "3", cwd=here) as first:
         results = {kind: held(here, client, kind, kind)[0] for kind in ("early", "late", "reject")}
