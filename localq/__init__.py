@@ -3,11 +3,12 @@
 Re-exports only. The map of the house:
 
     exceptions states clock registry signals faults version      words
-    serialization message moments settings sources config        data
-    rates queues routing context current canvas annotations log
+    serialization message options moments settings sources       data
+    config rates queues routing context current canvas
+    annotations log
     storage/                                                     where work is kept
     recovery dead whereabouts result executor eager publisher    acts
-    broker
+    announcement errbacks broker
     task tasks loader report parts registrar app                 what users hold
     worker/                                                      what runs tasks
     cli/ testing/ contrib/                                       faces

@@ -15,7 +15,6 @@ Must not run tasks in any other way than the executor, nor write to the store ot
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -30,16 +29,17 @@ from typing import Any, ParamSpec, Self, TypeVar
 from localq import canvas, current
 from localq.backend import Backend
 from localq.config import Settings
-from localq.context import apps, current_task
+from localq.context import apps, current_task, note_child, running
 from localq.current import app_or_default
 from localq.eager import Eager
 from localq.exceptions import AlwaysEagerIgnored, ImproperlyConfigured, LocalqWarning
 from localq.message import Message, new_id
+from localq.options import OPTIONS, check_call
 from localq.parts import Parts, named
-from localq.publisher import Publisher, check_options, expect
+from localq.publisher import Publisher, expect
 from localq.registrar import Registrar
 from localq.result import AsyncResult, EagerResult, GroupResult
-from localq.routing import DESTINATION, Routed, Router
+from localq.routing import Router
 from localq.storage.base import Storage
 from localq.task import Task as BaseTask
 from localq.tasks import SharedTask, TaskRegistry, shared_task
@@ -243,16 +243,22 @@ class LocalQ(Registrar, Parts):
     ) -> AsyncResult[Any]:
         """Send a call of a task; what `Task.apply_async` does once the arguments are checked."""
         if self.conf.task_always_eager:
-            return self.apply_call(task, args, kwargs, options or {})
+            ran = self.apply_call(task, args, kwargs, options or {})
+            if not options or options.get("add_to_parent") is not False:
+                note_child(ran)
+            return ran
         if options and options.get("link"):
+            OPTIONS["link"].refuse(options["link"], "a call")
             return self.send(task.signature(args, kwargs, **options))  # type: ignore[no-any-return]
         message = self.publisher.message(task.name, args, kwargs, task.defaults, options)
         asked = expect(self.backend)
-        self.publisher.put(self.backend.storage, (message,))
+        message = self.publisher.put(self.backend.storage, (message,), options)[0]
         result: AsyncResult[Any] = AsyncResult(
             message.id, self.backend, message.name, None, None, bool(message.ignore_result), True, message.queue
         )
         result._asked = asked
+        if running.get() is not None and (not options or options.get("add_to_parent") is not False):
+            note_child(result)
         return result
 
     def _handle(self, message: Message) -> AsyncResult[Any]:
@@ -294,13 +300,15 @@ class LocalQ(Registrar, Parts):
         given = {**options, "countdown": countdown, "eta": eta, "task_id": task_id}
         given = {key: value for key, value in given.items() if value is not None}
         if given.get("link"):
-            check_options(given)
+            check_call(given)
             return self._sent(canvas.Signature(name, args, kwargs, given, app=self))  # type: ignore[no-any-return]
         task = self._task_named(name)
         defaults = task.defaults if task is not None else BaseTask.defaults
         message = self.publisher.message(name, tuple(args or ()), kwargs or {}, defaults, given)
-        self.publisher.put(self.backend.storage, (message,))
+        message = self.publisher.put(self.backend.storage, (message,), given)[0]
         found = self._handle(message)
+        if options.get("add_to_parent") is not False:
+            note_child(found)
         return found if result_cls is None else result_cls(found.id, self.backend, found.name, queue=found.queue)
 
     def send(self, signature: canvas.Signature) -> Any:
@@ -311,8 +319,11 @@ class LocalQ(Registrar, Parts):
         plan = canvas.Plan(signature)
         messages = self.publisher.messages_of(plan.steps, self._task_named)
         if messages:
-            self.publisher.put(self.backend.storage, messages)
-        return self._result_of(plan.node, {m.id: self._handle(m) for m in messages})
+            messages = list(self.publisher.put(self.backend.storage, messages, signature.options))
+        result = self._result_of(plan.node, {m.id: self._handle(m) for m in messages})
+        if messages and signature.options.get("add_to_parent") is not False:
+            note_child(result)
+        return result
 
     def _task_named(self, name: str) -> BaseTask[..., Any] | None:
         tasks = self.tasks
@@ -342,12 +353,12 @@ class LocalQ(Registrar, Parts):
         self, task: BaseTask[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any]
     ) -> EagerResult[Any]:
         """Run a call here and now; what `Task.apply` does."""
-        return Eager(self.conf, self.tasks).call(self.publisher, task, args, kwargs, options)
+        return Eager(self.conf, self.tasks, self.backend).call(self.publisher, task, args, kwargs, options)
 
     def apply(self, signature: canvas.Signature) -> Any:
         """Run a signature here and now, a workflow step by step in the order of its plan."""
         plan = canvas.Plan(signature)
-        found = self._result_of(plan.node, Eager(self.conf, self.tasks).workflow(self.publisher, plan))
+        found = self._result_of(plan.node, Eager(self.conf, self.tasks, self.backend).workflow(self.publisher, plan))
         if self.conf.task_eager_propagates:
             found.get()
         return found
@@ -356,18 +367,9 @@ class LocalQ(Registrar, Parts):
         self, task: BaseTask[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any], when: float
     ) -> Message:
         """Build the next attempt of the call that is running: the same id, one more retry."""
-        check_options(options)
         request: Any = task.request
         now: Message = request._claim.message
-        moves = not DESTINATION.isdisjoint(options)
-        where = {} if moves else {"queue": Routed(now.queue)}
-        fresh = self.publisher.message(now.name, args, kwargs, task.defaults, {**where, **options})
-        return now._replace(
-            body=fresh.body, content_type=fresh.content_type, checksum=fresh.checksum, queue=str(fresh.queue),
-            priority=now.priority if options.get("priority") is None else fresh.priority, retries=now.retries + 1,
-            visible_at=when, headers=_without(now.headers, "feed", *(["delivery"] if moves else [])),
-            expires_at=fresh.expires_at if "expires" in options else now.expires_at,
-        )  # fmt: skip
+        return self.publisher.again(now, args, kwargs, task.defaults, options, when)
 
     # -- Handles and helpers -------------------------------------------------------------------------
 
@@ -431,13 +433,6 @@ def _cut(node: canvas.Node, above: canvas.Node | None) -> canvas.Node:
         parent = canvas.Node(each.id, parent, each.members, each.ends)
     assert parent is not None
     return parent
-
-
-def _without(headers: str | None, *names: str) -> str | None:
-    """Take out what the next attempt has elsewhere: what it was fed is among its arguments by now."""
-    found = json.loads(headers) if headers else {}
-    left = {name: value for name, value in found.items() if name not in names}
-    return headers if left == found else json.dumps(left) if left else None
 
 
 def _start_children_afresh() -> None:

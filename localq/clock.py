@@ -15,6 +15,8 @@ from typing import Protocol
 now: Callable[[], float] = time.time
 #: Seconds that no change of the wall clock moves. For waits and durations inside one process.
 monotonic: Callable[[], float] = time.monotonic
+#: Wait so many seconds. For pauses that nothing need end early.
+sleep: Callable[[float], None] = time.sleep
 
 
 class Clock(Protocol):
@@ -24,14 +26,16 @@ class Clock(Protocol):
 
     def monotonic(self) -> float: ...
 
+    def sleep(self, seconds: float, /) -> None: ...
+
 
 def install(clock: Clock) -> None:
     """Make the whole library read `clock` until `restore` is called."""
-    global now, monotonic
-    now, monotonic = clock.now, clock.monotonic
+    global now, monotonic, sleep
+    now, monotonic, sleep = clock.now, clock.monotonic, clock.sleep
 
 
 def restore() -> None:
     """Go back to the system's clock."""
-    global now, monotonic
-    now, monotonic = time.time, time.monotonic
+    global now, monotonic, sleep
+    now, monotonic, sleep = time.time, time.monotonic, time.sleep

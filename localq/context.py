@@ -10,22 +10,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, NamedTuple
 
-from localq.message import Claim
-from localq.serialization import decode
+from localq.message import Claim, Message
+from localq.serialization import brief_repr, decode
 
 
 class Context:
     """`task.request`: everything a task may want to know about the attempt it is in.
 
-    Attributes that are absent read as Celery's defaults. Filled lazily from the claim, because most
-    tasks never look.
+    Attributes that are absent read as Celery's defaults. A header of the user's own is an attribute too.
     """
 
     # Celery's class defaults; the instance holds only what differs.
     id: str | None = None
     task: str | None = None
+    lang: str = "py"
     args: Any = None
     kwargs: Any = None
     retries: int = 0
@@ -45,19 +46,17 @@ class Context:
     chord: Any = None
     chain: Any = None
     headers: dict[str, Any] | None = None
-    timelimit: Any = None
+    #: (hard, soft), as the call or the task says.
+    timelimit: tuple[float | None, float | None] = (None, None)
     callbacks: Any = None
     errbacks: Any = None
-    children: list[Any] | None = None
     utc: bool = True
     ignore_result: bool = False
-    argsrepr: str | None = None
-    kwargsrepr: str | None = None
     shadow: str | None = None
     replaced_task_nesting: int = 0
     properties: dict[str, Any] | None = None
-    stamped_headers: Any = None
-    stamps: Any = None
+    stamped_headers: list[str] | None = None
+    stamps: dict[str, Any] | None = None
     token: int | None = None
     redelivered: int = 0
     loglevel: Any = None
@@ -70,13 +69,57 @@ class Context:
     def taskset(self) -> str | None:
         return self.group
 
-    def update(self, **known: Any) -> None:
+    @property
+    def time_limit(self) -> float | None:
+        return self.timelimit[0]
+
+    @property
+    def soft_time_limit(self) -> float | None:
+        return self.timelimit[1]
+
+    @cached_property
+    def argsrepr(self) -> str:
+        """The positional arguments for people: as the caller says, else in short."""
+        return brief_repr(tuple(self.args or ()), levels=self._levels)
+
+    @cached_property
+    def kwargsrepr(self) -> str:
+        """The keyword arguments for people: as the caller says, else in short."""
+        return brief_repr(dict(self.kwargs or {}), levels=self._levels)
+
+    _levels: int = 3
+
+    @cached_property
+    def children(self) -> list[Any]:
+        """The results of what this attempt has sent."""
+        return []
+
+    def update(self, *known: Any, **more: Any) -> None:
         """Set attributes."""
-        self.__dict__.update(known)
+        self.__dict__.update(*known, **more)
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return an attribute or the default."""
         return getattr(self, key, default)
+
+    def as_execution_options(self) -> dict[str, Any]:
+        """Return the options with which `apply_async` would send this very call again."""
+        return {
+            "task_id": self.id, "root_id": self.root_id, "parent_id": self.parent_id, "group_id": self.group,
+            "group_index": self.group_index, "shadow": self.shadow, "chord": self.chord, "chain": self.chain,
+            "link": self.callbacks, "link_error": self.errbacks, "expires": self.expires,
+            "soft_time_limit": self.soft_time_limit, "time_limit": self.time_limit,
+            # Brokers' own notes on dead letters, of a message that came from Celery.
+            "headers": {k: v for k, v in self.headers.items() if k != "x-death"} if self.headers else self.headers,
+            "retries": self.retries, "reply_to": self.reply_to, "replaced_task_nesting": self.replaced_task_nesting,
+            "origin": self.origin, **self._stamp_options(),
+        }  # fmt: skip
+
+    def _stamp_options(self) -> dict[str, Any]:
+        names, stamps = self.stamped_headers, self.stamps
+        if names is None or stamps is None:
+            return {}
+        return {"stamped_headers": names, **{name: stamps[name] for name in names if name in stamps}}
 
     def __repr__(self) -> str:
         return f"<Context: {self.__dict__!r}>"
@@ -88,8 +131,16 @@ def headers_of(claim: Claim) -> dict[str, Any]:
     return decode(text.encode(), "application/json", ("json",)) if text else {}
 
 
+def shown_name(message: Message) -> str:
+    """Return the name that people see: the call's `shadow`, else the task's."""
+    text = message.headers
+    if text is None or '"shadow"' not in text:
+        return message.name
+    return str(decode(text.encode(), "application/json", ("json",)).get("shadow") or message.name)
+
+
 class ClaimContext(Context):
-    """The request of an attempt that came out of a store; filled at its first use."""
+    """The request of an attempt that came out of a store; filled at its first use, because most tasks never look."""
 
     def __init__(
         self,
@@ -98,9 +149,10 @@ class ClaimContext(Context):
         kwargs: Any,
         hostname: str | None,
         is_eager: bool,
+        levels: int = 3,
         is_high_first: bool = False,
     ) -> None:
-        self._claim, self._is_high_first = claim, is_high_first
+        self._claim, self._levels, self._is_high_first = claim, levels, is_high_first
         self.args, self.kwargs = args, kwargs
         self.hostname, self.is_eager = hostname, is_eager
         self.called_directly = False
@@ -109,7 +161,8 @@ class ClaimContext(Context):
         mine = object.__getattribute__(self, "__dict__")
         if "_filled" not in mine and not name.startswith("_"):
             mine["_filled"] = True
-            mine.update(_facts(mine["_claim"], mine["is_eager"], mine["_is_high_first"]))
+            for key, value in _facts(mine["_claim"], mine["is_eager"], mine["_is_high_first"]).items():
+                mine.setdefault(key, value)
         return object.__getattribute__(self, name)
 
 
@@ -142,11 +195,16 @@ def _facts(claim: Claim, is_eager: bool, is_high_first: bool) -> dict[str, Any]:
         "ignore_result": bool(message.ignore_result),
         "token": claim.token,
         "redelivered": claim.redeliveries,
-        "children": [],
-        "properties": {"correlation_id": message.id, "reply_to": message.reply_to, "priority": priority},
     }
     facts.update(headers)
-    return facts
+    if "timelimit" in headers:
+        facts["timelimit"] = tuple(headers["timelimit"])
+    facts["properties"] = {
+        "correlation_id": message.id, "reply_to": facts["reply_to"], "priority": priority,
+        "delivery_mode": 2, **headers.get("properties", {}),
+    }  # fmt: skip
+    own = {key: value for key, value in (headers.get("headers") or {}).items() if not hasattr(Context, key)}
+    return {**own, **facts}
 
 
 def iso(at: float | None) -> str | None:
@@ -183,6 +241,13 @@ def entered(task: Any, request: Context) -> Iterator[Context]:
         yield request
     finally:
         running.reset(mark)
+
+
+def note_child(result: Any) -> None:
+    """Let the task that runs here, if there is one and it keeps a trail, know the result of what it has sent."""
+    frame = running.get()
+    if frame is not None and frame.task.trail:
+        frame.request.children.append(result)
 
 
 def current_task() -> Any:

@@ -13,10 +13,14 @@ from localq import clock, states
 from localq.canvas import RESULT, RESULTS, Plan, Step, signature
 from localq.exceptions import ChordError
 from localq.executor import Executor
-from localq.message import Claim, Message, Outcome, Record, released
+from localq.message import Claim, Message, Outcome, Record, Want, released
 from localq.publisher import Publisher
 from localq.result import EagerResult, value_of
 from localq.serialization import safe_repr
+from localq.storage.base import Storage
+
+#: The queue of results that are written without having waited for a worker: nobody serves it.
+EAGER_QUEUE = "@eager"
 
 
 class Eager:
@@ -25,10 +29,11 @@ class Eager:
     Args:
         conf: the app's settings.
         tasks: the app's tasks by name.
+        backend: whose store takes the results of tasks that ask for it.
     """
 
-    def __init__(self, conf: Any, tasks: Mapping[str, Any]) -> None:
-        self._conf, self._tasks = conf, tasks
+    def __init__(self, conf: Any, tasks: Mapping[str, Any], backend: Any) -> None:
+        self._conf, self._tasks, self._backend = conf, tasks, backend
 
     def call(
         self, publisher: Publisher, task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]
@@ -36,7 +41,7 @@ class Eager:
         """Run one call; `throw` among the options raises its exception here."""
         options = dict(options)
         throw = options.pop("throw", None)
-        links = options.pop("link", None)
+        links = options.get("link")
         result = self._run(task, publisher.message(task.name, args, kwargs, task.defaults, options), ())
         if result.successful():
             for link in [links] if isinstance(links, dict) else links or ():
@@ -71,8 +76,25 @@ class Eager:
         while True:
             outcome = executor.execute(task, Claim(0, 1, 0, message), fed)
             if outcome.again is None:
-                return self._result(message, outcome)
+                break
             message, fed = outcome.again, ()
+        if task.store_eager_result and outcome.state not in (None, states.IGNORED):
+            self._store(message, outcome)
+        return self._result(message, outcome)
+
+    def _store(self, message: Message, outcome: Outcome) -> None:
+        """Write the result of what has run already, so that any process can read it."""
+        storage: Storage = self._backend.storage
+        # In a queue of its own, so that no worker runs it again between these three steps.
+        queue = f"{EAGER_QUEUE}.{message.id}"
+        owner = storage.enlist({"kind": "eager"}, journal=False)
+        try:
+            storage.put((message._replace(queue=queue, visible_at=None, after=None, waits_for=0),))
+            for claim in storage.settle((), Want(owner.name, (queue,), 1, clock.now())).claims:
+                storage.settle([outcome._replace(seq=claim.seq, token=claim.token)])
+        finally:
+            owner.close()
+            storage.retire(owner.name)
 
     def _result(self, message: Message, outcome: Outcome) -> EagerResult[Any]:
         record = Record(

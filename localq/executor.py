@@ -13,8 +13,8 @@ import logging
 import time
 from typing import Any, NamedTuple, Protocol
 
-from localq import clock, signals, states
-from localq.context import ClaimContext, Running, running
+from localq import clock, errbacks, signals, states
+from localq.context import ClaimContext, Context, Running, current_app, running, shown_name
 from localq.exceptions import (
     ChordError,
     DecodeError,
@@ -37,8 +37,8 @@ from localq.serialization import (
 
 logger = logging.getLogger("localq.task.trace")
 
-#: Characters of a result or of arguments in a log line.
-REPR_LIMIT = 1024
+#: Reads an attribute of a request past its own look-up, which is a Python call and may fill it.
+_facts_of = object.__getattribute__
 
 
 class Runnable(Protocol):
@@ -47,6 +47,7 @@ class Runnable(Protocol):
     name: str
     throws: tuple[type[BaseException], ...]
     acks_late: bool | None
+    resultrepr_maxsize: int
     store_errors_even_if_ignored: bool | None
     is_plain: bool
     calls_run: bool
@@ -80,6 +81,7 @@ class Executor:
 
     def __init__(self, conf: Any, hostname: str | None = None, is_eager: bool = False) -> None:
         self.hostname, self.is_eager = hostname, is_eager
+        self._repr_levels = conf.get("task_repr_maxlevels", 3)
         self._accept = tuple(conf.accept_content)
         self._serializer = conf.result_serializer
         self._is_high_first = conf.task_priority_order == "high_first"
@@ -94,21 +96,29 @@ class Executor:
         """
         message = claim.message
         if message.expires_at is not None and clock.now() >= message.expires_at:
-            return self._expired(claim)
+            return self._expired(task, claim)
         try:
             args, kwargs = _call(decode(message.body, message.content_type, self._accept, message.checksum))
         except LocalqError as exc:
-            return self._failure(task, claim, exc, (), {})
+            if signals.task_rejected.receivers:
+                signals.task_rejected.send(task, message=message, exc=exc)
+            return self._failure(task, claim, exc, self._request(claim))
         if fed:
             args = [*fed, *args]
-        request = ClaimContext(claim, args, kwargs, self.hostname, self.is_eager, self._is_high_first)
+        request = ClaimContext(
+            claim, args, kwargs, self.hostname, self.is_eager, self._repr_levels, self._is_high_first
+        )
         mark = running.set(Running(task, request, running.get()))
         try:
-            return self._run(task, claim, args, kwargs)
+            return self._run(task, claim, request, args, kwargs)
         finally:
             running.reset(mark)
 
-    def _run(self, task: Any, claim: Claim, args: Any, kwargs: Any) -> Outcome:
+    def _request(self, claim: Claim) -> ClaimContext:
+        """The request of a message whose arguments are not known."""
+        return ClaimContext(claim, (), {}, self.hostname, self.is_eager, self._repr_levels)
+
+    def _run(self, task: Any, claim: Claim, request: ClaimContext, args: Any, kwargs: Any) -> Outcome:
         id = claim.message.id
         if signals.task_prerun.receivers:
             signals.task_prerun.send(task, task_id=id, task=task, args=args, kwargs=kwargs)
@@ -116,22 +126,23 @@ class Executor:
         try:
             if not task.is_plain:
                 task.before_start(id, args, kwargs)
-            value = task.run(*args, **kwargs) if task.calls_run else task(*args, **kwargs)
-            outcome = self._success(claim, value)
+            value = task.run(*args, **kwargs) if task.calls_run else _through_call(task, request, args, kwargs)
+            outcome = self._success(claim, request, value)
         except BaseException as exc:
             # A task's SystemExit, CancelledError and the like end the task, not the process; but Ctrl-C is the user's.
             if self.is_eager and isinstance(exc, KeyboardInterrupt):
                 raise
-            value, outcome = exc, self._ended_by(task, claim, exc, args, kwargs)
+            value, outcome = exc, self._ended_by(task, claim, exc, request)
         else:
             if not task.is_plain:
                 self._tell(task.on_success, value, id, args, kwargs)
                 self._tell(task.after_return, states.SUCCESS, value, id, args, kwargs, None)
+            took = time.perf_counter() - started
             if signals.task_success.receivers:
-                signals.task_success.send(task, result=value)
+                signals.task_success.send(task, result=value, runtime=took)
             if logger.isEnabledFor(logging.INFO):
-                took = time.perf_counter() - started
-                logger.info("Task %s[%s] succeeded in %ss: %s", task.name, id, took, safe_repr(value, REPR_LIMIT))
+                shown = safe_repr(value, task.resultrepr_maxsize)
+                logger.info("Task %s[%s] succeeded in %ss: %s", shown_name(claim.message), id, took, shown)
         if signals.task_postrun.receivers:
             signals.task_postrun.send(
                 task, task_id=id, task=task, args=args, kwargs=kwargs, retval=value, state=outcome.state
@@ -140,46 +151,49 @@ class Executor:
 
     # -- How an attempt can end ----------------------------------------------------------------
 
-    def _success(self, claim: Claim, value: Any) -> Outcome:
+    def _success(self, claim: Claim, request: ClaimContext, value: Any) -> Outcome:
         m = claim.message
         if m.ignore_result and not m.leads and m.group_id is None:
             return Outcome(
                 claim.seq, claim.token, m.id, states.IGNORED, True, ended_at=clock.now(), reply_to=m.reply_to
             )
         data, content_type = encode(value, self._serializer, "the result")
+        children = _children(request) if "children" in _facts_of(request, "__dict__") else None
         return Outcome(
             claim.seq, claim.token, m.id, states.SUCCESS, True, None, 0, data, content_type, checksum(data), None,
-            None, self.hostname, clock.now(), None, (), m.group_id, m.leads, m.reply_to,
+            children, self.hostname, clock.now(), None, (), m.group_id, m.leads, m.reply_to,
         )  # fmt: skip
 
-    def _ended_by(self, task: Any, claim: Claim, exc: BaseException, args: Any, kwargs: Any) -> Outcome:
+    def _ended_by(self, task: Any, claim: Claim, exc: BaseException, request: ClaimContext) -> Outcome:
         if isinstance(exc, Retry) and exc.sig is not None:
-            return self._retry(task, claim, exc, args, kwargs)
+            return self._retry(task, claim, exc, request)
         if isinstance(exc, Ignore):
-            logger.info("Task %s[%s] ignored", task.name, claim.message.id)
+            logger.info("Task %s[%s] ignored", shown_name(claim.message), claim.message.id)
             return _ends(claim)
         if isinstance(exc, Reject) and exc.requeue and task.acks_late:
             return _ends(claim)._replace(ended=False)
-        return self._failure(task, claim, exc, args, kwargs)
+        return self._failure(task, claim, exc, request)
 
-    def _retry(self, task: Any, claim: Claim, exc: Retry, args: Any, kwargs: Any) -> Outcome:
+    def _retry(self, task: Any, claim: Claim, exc: Retry, request: ClaimContext) -> Outcome:
         again: Message = exc.sig
         cause = exc.exc if exc.exc is not None else exc
         einfo = Einfo(cause, traceback_text(exc))
-        self._tell(task.on_retry, cause, claim.message.id, args, kwargs, einfo)
+        self._tell(task.on_retry, cause, claim.message.id, request.args, request.kwargs, einfo)
         if signals.task_retry.receivers:
-            signals.task_retry.send(task, request=task.request, reason=exc, einfo=einfo)
-        logger.info("Task %s[%s] retry: %s", task.name, claim.message.id, exc)
+            signals.task_retry.send(task, request=request, reason=exc, einfo=einfo)
+        logger.info("Task %s[%s] retry: %s", shown_name(claim.message), claim.message.id, exc)
         data, content_type = encode(exception_data(cause), "json")
         return _ends(claim)._replace(
             state=states.RETRY, ended=False, again=again, result=data, content_type=content_type,
             checksum=checksum(data), traceback=einfo.traceback, worker=self.hostname,
         )  # fmt: skip
 
-    def _failure(self, task: Any, claim: Claim, exc: BaseException, args: Any, kwargs: Any) -> Outcome:
+    def _failure(self, task: Any, claim: Claim, exc: BaseException, request: ClaimContext) -> Outcome:
         m = claim.message
         einfo = Einfo(exc, traceback_text(exc))
+        args, kwargs = request.args, request.kwargs
         self._log_failure(task, m, exc, einfo)
+        sends = self._tell_errbacks(task, m, request, einfo)
         if task is not None:
             self._tell(task.on_failure, exc, m.id, args, kwargs, einfo)
             self._tell(task.after_return, states.FAILURE, exc, m.id, args, kwargs, einfo)
@@ -188,37 +202,66 @@ class Executor:
                 task, task_id=m.id, exception=exc, args=args, kwargs=kwargs, traceback=exc.__traceback__, einfo=einfo
             )
         if m.ignore_result and not m.leads and not getattr(task, "store_errors_even_if_ignored", False):
-            return _ends(claim)._replace(state=states.IGNORED, ended_at=clock.now())
+            return _ends(claim)._replace(state=states.IGNORED, ended_at=clock.now(), sends=sends)
         data, content_type = encode(exception_data(exc), "json")
         return _ends(claim)._replace(
             state=states.FAILURE, result=data, content_type=content_type, checksum=checksum(data),
             traceback=einfo.traceback, worker=self.hostname, ended_at=clock.now(), group_failure=_group_failure(m, exc),
+            sends=sends, children=_children(request) if "children" in _facts_of(request, "__dict__") else None,
         )  # fmt: skip
 
-    def _log_failure(self, task: Any, m: Message, exc: BaseException, einfo: Einfo) -> None:
-        if task is not None and isinstance(exc, tuple(task.throws)):
-            logger.info("Task %s[%s] raised expected: %r", m.name, m.id, exc)
-        else:
-            logger.error("Task %s[%s] raised unexpected: %s\n%s", m.name, m.id, safe_repr(exc), einfo.traceback)
+    def _tell_errbacks(self, task: Any, m: Message, request: Context, einfo: Einfo) -> tuple[Message, ...]:
+        if m.headers is None or '"errbacks"' not in m.headers:
+            return ()
+        app = current_app() if task is None else task.app
+        return errbacks.told(app, request, einfo.exception, einfo.traceback)
 
-    def _expired(self, claim: Claim) -> Outcome:
+    def _log_failure(self, task: Any, m: Message, exc: BaseException, einfo: Einfo) -> None:
+        name = shown_name(m)
+        if task is not None and isinstance(exc, tuple(task.throws)):
+            logger.info("Task %s[%s] raised expected: %r", name, m.id, exc)
+        else:
+            logger.error("Task %s[%s] raised unexpected: %s\n%s", name, m.id, safe_repr(exc), einfo.traceback)
+
+    def _expired(self, task: Any, claim: Claim) -> Outcome:
         m = claim.message
-        logger.info("Discarding revoked task: %s[%s]", m.name, m.id)
+        logger.info("Discarding revoked task: %s[%s]", shown_name(m), m.id)
+        if signals.task_revoked.receivers:
+            request = self._request(claim)
+            signals.task_revoked.send(task, request=request, terminated=False, signum=None, expired=True)
         data, content_type = encode(exception_data(TaskRevokedError("expired")), "json")
         return _ends(claim)._replace(
             state=states.REVOKED, result=data, content_type=content_type, checksum=checksum(data),
             ended_at=clock.now(), group_failure=_group_failure(m, TaskRevokedError("expired")),
         )  # fmt: skip
 
+    # -- For whoever claims --------------------------------------------------------------------
+
+    def received(self, task: Any, claim: Claim) -> None:
+        """Tell the receivers of `task_received` that a message is in this process's hands."""
+        if signals.task_received.receivers:
+            signals.task_received.send(task, request=self._request(claim))
+
     def unknown(self, claim: Claim) -> Outcome:
         """The outcome of a message whose task is not registered here."""
         m = claim.message
         logger.error("Received unregistered task of type %r (id %s); import the module that defines it", m.name, m.id)
-        return self._failure(None, claim, NotRegistered(m.name), (), {})
+        exc = NotRegistered(m.name)
+        if signals.task_unknown.receivers:
+            signals.task_unknown.send(None, message=m, exc=exc, name=m.name, id=m.id)
+        return self._failure(None, claim, exc, self._request(claim))
 
     def failed(self, task: Any, claim: Claim, exc: Exception) -> Outcome:
         """The outcome of a message that could not even be given to its task."""
-        return self._failure(task, claim, exc, (), {})
+        return self._failure(task, claim, exc, self._request(claim))
+
+    def broken(self, task: Any, claim: Claim, exc: Exception) -> None:
+        """Tell the receivers of `task_internal_error` that `execute` itself has raised."""
+        if signals.task_internal_error.receivers:
+            signals.task_internal_error.send(
+                task, task_id=claim.message.id, args=(), kwargs={}, request=self._request(claim), exception=exc,
+                traceback=exc.__traceback__, einfo=Einfo(exc, traceback_text(exc)),
+            )  # fmt: skip
 
     def _tell(self, handler: Any, *what: Any) -> None:
         """Call one of the task's own handlers; its mistakes are logged, or raised where the task was sent."""
@@ -228,6 +271,17 @@ class Executor:
             if self.is_eager:
                 raise
             logger.exception("%s of the task failed; its state stays", getattr(handler, "__qualname__", handler))
+
+
+def _through_call(task: Any, request: ClaimContext, args: Any, kwargs: Any) -> Any:
+    """Run a task by its own `__call__`, whose `super()` must not take this for a call of another's."""
+    request.__dict__["_is_entering"] = True
+    return task(*args, **kwargs)
+
+
+def _children(request: Context) -> str:
+    """Write the results of what an attempt has sent, as Celery does: [[[id, parent], members], ...]."""
+    return encode([each.as_tuple() for each in request.children], "json", "children")[0].decode()
 
 
 def _call(body: Any) -> tuple[Any, dict[str, Any]]:

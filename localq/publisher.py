@@ -8,57 +8,25 @@ from __future__ import annotations
 import json
 import logging
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from localq import clock, moments, signals
+from localq.announcement import Announcement
 from localq.canvas import Step
 from localq.context import running
-from localq.exceptions import LocalqWarning
+from localq.exceptions import StoreBusy, StoreError, StoreFull
 from localq.message import Message, new_id
+from localq.options import CARRIED, RETRY_POLICY, check_call
 from localq.queues import nodes_serving, own_queue
-from localq.registry import nearest
 from localq.routing import DESTINATION, Routed, Router
 from localq.serialization import checksum, decode, encode
 from localq.storage.base import Bell, Storage
 
 logger = logging.getLogger("localq.publisher")
 
-#: Everything `apply_async` takes besides args and kwargs, and what it means.
-CALL_OPTIONS: dict[str, str] = {
-    "task_id": "the id; a new UUID if absent",
-    "countdown": "seconds or timedelta from now before which it must not start; wins over eta",
-    "eta": "datetime or ISO text before which it must not start; one without a zone is in the setting timezone",
-    "expires": "seconds or timedelta from now, datetime or ISO text; from then on it must not start",
-    "queue": "a queue or its name; wins over routes",
-    "priority": "0 (first) to 255 (last); see task_priority_order",
-    "serializer": "name of the serializer of the arguments",
-    "ignore_result": "keep no result",
-    "headers": "dict for request.headers",
-    "shadow": "name to show in logs",
-    "argsrepr": "text to show instead of the positional arguments",
-    "kwargsrepr": "text to show instead of the keyword arguments",
-    "link": "signature, or list of them, to send with the result on success",
-    "root_id": "id of the workflow's first task",
-    "parent_id": "id of the task that sent this one",
-    "retries": "attempts before this one",
-    "retry": "accepted: a put either happens or raises",
-    "retry_policy": "accepted, see retry",
-    "connection": "accepted: there is no broker",
-    "producer": "accepted: there is no broker",
-    "add_to_parent": "accepted",
-    "exchange": "an exchange or its name; see routing",
-    "exchange_type": "direct, topic or fanout, of an exchange that task_queues does not know",
-    "routing_key": "what leads from the exchange to queues",
-    "delivery_mode": "accepted: every message is on disk",
-}
-#: Options of Celery's whose meaning is not built yet: using one gives a warning, never silence.
-NOT_YET = frozenset({
-    "link_error", "time_limit", "soft_time_limit", "compression", "autoretry_for", "dont_autoretry_for",
-    "retry_backoff", "retry_kwargs", "reply_to", "chain", "chord", "group_id", "group_index", "stamped_headers",
-})  # fmt: skip
-_IN_HEADERS = ("shadow", "argsrepr", "kwargsrepr", "headers")
+#: What a put is tried again after, unless the policy's `retry_errors` say otherwise: nothing was written.
+PASSING = (StoreFull, StoreBusy)
 
 
 def hostname() -> str:
@@ -78,6 +46,8 @@ class Defaults(NamedTuple):
     serializer: str | None = None
     ignore_result: bool = False
     expires: Any = None
+    #: (hard, soft) time limits.
+    limits: tuple[float | None, float | None] | None = None
 
 
 NO_DEFAULTS = Defaults()
@@ -132,8 +102,7 @@ class Publisher:
             ValueError, TypeError: an option's value makes no sense.
         """
         conf = self._conf
-        if options:
-            check_options(options)
+        properties = check_call(options) if options else None
         queue = self._router.plain
         if queue is None or defaults.destination or (options and not DESTINATION.isdisjoint(options)):
             queue, options = self._routed(name, args, kwargs, defaults, options or {})
@@ -146,9 +115,10 @@ class Publisher:
         ignored = get("ignore_result")
         now = clock.now()
         expires = get("expires", defaults.expires)
+        headers = self._headers(options, step, queue, defaults.limits, properties)
         return Message(
             (step.id if step else get("task_id")) or new_id(), name, body, queue, priority, content_type, None, None,
-            checksum(body), self._headers(options, step, queue), self.origin, self._oid, get("retries") or 0, now,
+            checksum(body), headers, self.origin, self._oid, get("retries") or 0, now,
             self._visible_at(options, None if step and step.waits_for else now) if options else None,
             None if expires is None else self._expires_at(expires, None if step and step.waits_for else now),
             defaults.ignore_result if ignored is None else bool(ignored),
@@ -174,22 +144,99 @@ class Publisher:
     def message_of(self, step: Step, task: Any, above: int | None = None) -> Message:
         """Build the message of a workflow's step; `task` is None if nobody here knows it."""
         sig = step.sig
-        options = {key: value for key, value in sig.options.items() if key not in ("task_id", "link")}
+        options = {key: value for key, value in sig.options.items() if key != "task_id"}
         if task is None:
             return self.message(sig.task, sig.args, sig.kwargs, NO_DEFAULTS, options, step, above)
         if not step.feed:
             task.check_arguments(sig.args, sig.kwargs)
         return self.message(sig.task, sig.args, sig.kwargs, task.defaults, options, step, above)
 
-    def put(self, storage: Storage, messages: Sequence[Message]) -> None:
-        """Put messages into the store, all or none, telling the signals' receivers before and after."""
+    def again(
+        self, now: Message, args: Any, kwargs: Any, defaults: Defaults, options: Mapping[str, Any], when: float
+    ) -> Message:
+        """Build the next attempt of a message that is running: the same id, one more retry."""
+        options = {name: value for name, value in options.items() if value is not None or name == "expires"}
+        moves = not DESTINATION.isdisjoint(options)
+        where = {} if moves else {"queue": Routed(now.queue)}  # routed once already
+        fresh = self.message(now.name, args, kwargs, defaults, {**where, **options})
+        headers = _read(now.headers)
+        # What it was fed is among its arguments by now.
+        stays = {"feed", "feeds"} | ({"delivery"} if moves else set())
+        before = {key: value for key, value in headers.items() if key not in stays}
+        inherited = {"root_id", "parent_id", *(() if moves else ("delivery",))} - options.keys()
+        after = {key: value for key, value in _read(fresh.headers).items() if key not in inherited}
+        if "timelimit" in before and not options.keys() & {"time_limit", "soft_time_limit"}:
+            after.pop("timelimit", None)
+        return now._replace(
+            body=fresh.body, content_type=fresh.content_type, checksum=fresh.checksum, queue=str(fresh.queue),
+            priority=now.priority if options.get("priority") is None else fresh.priority, retries=now.retries + 1,
+            visible_at=when, headers=_written({**before, **after}),
+            expires_at=fresh.expires_at if "expires" in options else now.expires_at,
+        )  # fmt: skip
+
+    def put(
+        self, storage: Storage, messages: Sequence[Message], options: Mapping[str, Any] | None = None
+    ) -> Sequence[Message]:
+        """Put messages into the store, all or none, telling the signals' receivers before and after.
+
+        Args:
+            options: of the call: `retry`, `retry_policy`.
+
+        Returns:
+            The messages as they were put: receivers may change them, and a copy for another queue follows its first.
+
+        Raises:
+            OperationalError: the store could not take them, however often it was tried; nothing was written.
+        """
         if self._may_spread:
             messages = self.spread(storage, messages)
-        if signals.before_task_publish.receivers:
-            _tell(signals.before_task_publish, messages, self._is_high_first)
-        storage.put(messages)
-        if signals.after_task_publish.receivers:
-            _tell(signals.after_task_publish, messages, self._is_high_first)
+        told = None
+        if signals.before_task_publish.receivers or signals.after_task_publish.receivers or signals.task_sent.receivers:
+            told = [Announcement(message, self._policy(options or {}), self._is_high_first) for message in messages]
+            messages = [each.before() for each in told]
+        try:
+            storage.put(messages)
+        except StoreError as exc:
+            self._put_again(storage, messages, options or {}, exc)
+        for each in told or ():
+            each.after()
+        return messages
+
+    def _put_again(
+        self, storage: Storage, messages: Sequence[Message], options: Mapping[str, Any], exc: StoreError
+    ) -> None:
+        """Try a put again that failed for a reason that may pass, as often as the policy says."""
+        policy = self._policy(options)
+        if policy is None:
+            raise exc
+        errors = policy["retry_errors"] or PASSING
+        most, pause_s = policy["max_retries"], policy["interval_start"]
+        tries = 0
+        while isinstance(exc, errors) and (most is None or tries < most):
+            clock.sleep(min(pause_s, policy["interval_max"]))
+            pause_s += policy["interval_step"]
+            tries += 1
+            try:
+                storage.put(messages)
+            except StoreError as failure:
+                exc = failure
+            else:
+                return
+        if not tries or not isinstance(exc, errors):
+            raise exc
+        what = messages[0].name if len(messages) == 1 else f"{len(messages)} messages"
+        raise type(exc)(
+            f"{what} could not be put into {storage.url}, tried {tries + 1} times: {exc}. Nothing was written. "
+            "Try later, or longer with retry_policy={'max_retries': ...}"
+        ) from exc
+
+    def _policy(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return how a failed put is tried again; None if it is not."""
+        retry = options.get("retry")
+        if not (self._conf.get("task_publish_retry") if retry is None else retry):
+            return None
+        general = self._conf.get("task_publish_retry_policy") or {}
+        return {**RETRY_POLICY, **general, **(options.get("retry_policy") or {})}
 
     def moment(self, when: Any, now: float | None) -> float:
         """Turn an eta into a wall time: a datetime, ISO text or a timedelta; see `moments.later` for no now."""
@@ -216,7 +263,7 @@ class Publisher:
         self._may_spread = self._may_spread or isinstance(queue, Routed)
         if not more:
             return queue, options
-        check_options(more)
+        check_call(more)
         more = {key: more[key] for key in more if getattr(defaults, key, None) in (None, False)}
         return queue, {**more, **{key: value for key, value in options.items() if value is not None}}
 
@@ -255,7 +302,14 @@ class Publisher:
             raise ValueError(f"priority {wanted!r} is not within 0 to 255: {first} is first, {last} last")
         return 255 - wanted if self._is_high_first else wanted
 
-    def _headers(self, options: Mapping[str, Any] | None, step: Step | None, queue: str) -> str | None:
+    def _headers(
+        self,
+        options: Mapping[str, Any] | None,
+        step: Step | None,
+        queue: str,
+        limits: tuple[float | None, float | None] | None,
+        properties: Mapping[str, Any] | None,
+    ) -> str | None:
         found: dict[str, Any] = {}
         if isinstance(queue, Routed):
             found["delivery"] = {"exchange": queue.exchange, "routing_key": queue.routing_key}
@@ -264,8 +318,9 @@ class Publisher:
             found["parent_id"] = frame.request.id
             found["root_id"] = frame.request.root_id or frame.request.id
         if options:
-            found.update({key: options[key] for key in ("root_id", "parent_id") if options.get(key)})
-            found.update({key: options[key] for key in _IN_HEADERS if options.get(key) is not None})
+            found.update(_carried(options, properties or {}))
+        if limits is not None or (options and ("time_limit" in options or "soft_time_limit" in options)):
+            found["timelimit"] = _limits(options or {}, limits or (None, None))
         if step is not None and step.feed:
             found["feed"] = step.feed
             found["feeds"] = step.waits_for
@@ -288,6 +343,46 @@ def _copy(message: Message, queue: str) -> Message:
     )
 
 
+def _carried(options: Mapping[str, Any], properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a call's options travels in the headers, by the request's attribute."""
+    found = {CARRIED[name]: value for name, value in options.items() if value is not None and name in CARRIED}
+    for key in ("callbacks", "errbacks"):
+        if isinstance(found.get(key), Mapping):
+            found[key] = [found[key]]
+    stamped = found.get("stamped_headers") or ()
+    stamps = {**found.get("stamps", {}), **{name: properties[name] for name in stamped if name in properties}}
+    if stamps:
+        found["stamps"] = stamps
+    extra = {name: value for name, value in properties.items() if name not in stamped}
+    mode = options.get("delivery_mode")
+    if mode is not None:
+        extra["delivery_mode"] = {"transient": 1, "persistent": 2}.get(mode, mode)
+    if extra:
+        found["properties"] = extra
+    return found
+
+
+def _limits(options: Mapping[str, Any], limits: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
+    """Return a call's time limits, (hard, soft); the call's own win over the task's."""
+    hard, soft = options.get("time_limit"), options.get("soft_time_limit")
+    hard, soft = limits[0] if hard is None else hard, limits[1] if soft is None else soft
+    if hard is not None and soft is not None and soft > hard:
+        raise ValueError(
+            f"soft_time_limit ({soft}) must be less than or equal to time_limit ({hard}): "
+            "a task is told before it is stopped"
+        )
+    return hard, soft
+
+
+def _read(headers: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = decode(headers.encode(), "application/json", ("json",)) if headers else {}
+    return found
+
+
+def _written(headers: dict[str, Any]) -> str | None:
+    return encode(headers, "json", "headers")[0].decode() if headers else None
+
+
 def expect(backend: Any) -> tuple[Bell, int] | None:
     """Raise this thread's bell before a call of its own is sent, so that `get` need not look before it sleeps.
 
@@ -299,36 +394,3 @@ def expect(backend: Any) -> tuple[Bell, int] | None:
         return None
     bell.raise_()
     return bell, bell.raised
-
-
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse an option that looks like a mistake; warn of one that is not built yet."""
-    for name in options:
-        if name in CALL_OPTIONS:
-            continue
-        if name in NOT_YET:
-            warn_not_yet(name)
-            continue
-        raise TypeError(f"apply_async takes no option {name!r}{nearest(name, CALL_OPTIONS)}")
-
-
-def warn_not_yet(name: str, task: str = "a call") -> None:
-    """Say that an option of Celery's has no effect yet."""
-    warnings.warn(f"option {name!r} of {task} has no effect yet in this version of localq", LocalqWarning, stacklevel=4)
-
-
-def _tell(signal: signals.Signal, messages: Sequence[Message], is_high_first: bool) -> None:
-    for m in messages:
-        headers = {
-            **decode((m.headers or "{}").encode(), "application/json", ("json",)),
-            "id": m.id,
-            "task": m.name,
-            "retries": m.retries,
-        }
-        priority = 255 - m.priority if is_high_first else m.priority
-        where = headers.pop("delivery", {"exchange": "", "routing_key": m.queue})
-        signal.send(
-            m.name, body=m.body, exchange=where["exchange"], routing_key=where["routing_key"], headers=headers,
-            properties={"correlation_id": m.id, "reply_to": m.reply_to, "priority": priority},
-            declare=[], retry_policy=None,
-        )  # fmt: skip

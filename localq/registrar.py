@@ -20,11 +20,11 @@ from localq.config import Settings
 from localq.context import apps
 from localq.exceptions import DuplicateTaskNameWarning, LocalqWarning
 from localq.loader import Packages
+from localq.options import check_names
 from localq.parts import named
 from localq.signals import Signal
 from localq.task import Task as BaseTask
 from localq.tasks import BUILTINS, TaskRegistry, class_of, is_same, share
-from localq.tasks import check_options as check_task_options
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -94,7 +94,7 @@ class Registrar:
             try:
                 self._tell_configured()
                 for name, function in BUILTINS:
-                    self._task_of(function, {"name": name})
+                    self._task_of(function, {"name": name, "rate_limit": 0})  # no setting limits the steps of workflows
                 for function, options in list(apps.shared):
                     self._task_of(function, options)
                 self.loader.discover()
@@ -221,7 +221,7 @@ class Registrar:
         made: T = task() if isinstance(task, type) else task
         if not made.name:
             made.name = self.gen_task_name(type(made).__name__, type(made).__module__)
-        check_task_options(options, made.name)
+        check_names(made.name, options, lambda key: hasattr(made, key))
         for name, value in options.items():
             setattr(made, name, value)
         if self._tasks.get(made.name, made) is not made:

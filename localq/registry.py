@@ -14,9 +14,9 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known name was probably meant, as the tail of an error; empty if none is close."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+def nearest(name: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """Say which known name was probably meant, as the tail of an error; empty if none is so much alike (0 to 1)."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=alike)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import reprlib
 import sys
 import traceback as traceback_module
 import zlib
@@ -307,6 +308,18 @@ def _can_write(value: Any, codec: Codec) -> bool:
     return True
 
 
+def serializer_of(content_type: str) -> str:
+    """Return the name of the serializer that writes this content type.
+
+    Raises:
+        SerializerNotInstalled: there is none.
+    """
+    codec = _by_content_type.get(content_type)
+    if codec is None:
+        raise SerializerNotInstalled(f"no serializer is registered for content type {content_type!r}")
+    return codec.name
+
+
 # -- Exceptions as data --------------------------------------------------------------------------
 
 
@@ -340,6 +353,25 @@ def safe_repr(value: Any, limit: int = TEXT_LIMIT) -> str:
     except Exception as exc:
         text = f"<unrepresentable {type(value).__name__}: {type(exc).__name__}>"
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def brief_repr(value: Any, limit: int = 1024, levels: int = 3) -> str:
+    """Return a repr for people: so many levels of containers, so many characters, never an exception."""
+    brief = reprlib.Repr()
+    brief.maxlevel = max(levels, 1)
+    brief.maxdict = brief.maxlist = brief.maxtuple = brief.maxset = brief.maxfrozenset = brief.maxdeque = 64
+    brief.maxstring = brief.maxlong = brief.maxother = limit
+    return safe_repr(_Brief(brief, value), limit)
+
+
+class _Brief:
+    """Has the repr of something else, cut."""
+
+    def __init__(self, brief: reprlib.Repr, value: Any) -> None:
+        self._brief, self._value = brief, value
+
+    def __repr__(self) -> str:
+        return self._brief.repr(self._value)
 
 
 def traceback_text(exc: BaseException) -> str:

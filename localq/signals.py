@@ -73,6 +73,12 @@ class Signal:
                 answers.append((receiver, exc))
         return answers
 
+    send_robust = send
+
+    def has_listeners(self, sender: Any = None) -> bool:
+        """Whether anybody would hear a `send` from this sender."""
+        return any(reference() is not None and _is_meant(wanted, sender) for _, wanted, reference in self.receivers)
+
     def _reference(self, receiver: Receiver, weak: bool) -> Callable[[], Receiver | None]:
         if not weak:
             return lambda: receiver
@@ -101,16 +107,23 @@ before_task_publish = Signal(
     "before_task_publish", ("body", "exchange", "routing_key", "headers", "properties", "declare", "retry_policy")
 )
 after_task_publish = Signal("after_task_publish", ("body", "exchange", "routing_key", "headers"))
+#: Celery's older name for the moment after a put; `after_task_publish` says more.
+task_sent = Signal("task_sent", ("task_id", "task", "args", "kwargs", "eta", "taskset"))
 task_received = Signal("task_received", ("request",))
 task_prerun = Signal("task_prerun", ("task_id", "task", "args", "kwargs"))
 task_postrun = Signal("task_postrun", ("task_id", "task", "args", "kwargs", "retval", "state"))
-task_success = Signal("task_success", ("result",))
+task_success = Signal("task_success", ("result", "runtime"))
 task_retry = Signal("task_retry", ("request", "reason", "einfo"))
 task_failure = Signal("task_failure", ("task_id", "exception", "args", "kwargs", "traceback", "einfo"))
 task_unknown = Signal("task_unknown", ("message", "exc", "name", "id"))
 celeryd_init = Signal("celeryd_init", ("instance", "conf", "options"))
 celeryd_after_setup = Signal("celeryd_after_setup", ("instance", "conf"))
 import_modules = Signal("import_modules")
+task_rejected = Signal("task_rejected", ("message", "exc"))
+task_revoked = Signal("task_revoked", ("request", "terminated", "signum", "expired"))
+task_internal_error = Signal(
+    "task_internal_error", ("task_id", "args", "kwargs", "request", "exception", "traceback", "einfo")
+)
 worker_init = Signal("worker_init")
 worker_before_create_process = Signal("worker_before_create_process")
 worker_process_init = Signal("worker_process_init")

@@ -7,20 +7,24 @@ only holds what a task says about itself.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from keyword import iskeyword
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar
 
-from localq import clock, moments, rates
+from localq import clock, moments
 from localq.annotations import annotated, attributes_for
 from localq.canvas import Signature, chunks, xmap, xstarmap
-from localq.context import Context, current_app, entered, request_of
-from localq.exceptions import MaxRetriesExceededError, OperationalError, Retry
-from localq.message import Message
+from localq.context import Context, Running, current_app, entered, request_of, running
+from localq.exceptions import LocalqWarning, MaxRetriesExceededError, OperationalError, Retry
+from localq.message import Message, Outcome
+from localq.options import NOT_YET, TASK_OPTIONS, check_task
 from localq.publisher import Defaults, Publisher
 from localq.recovery import mode_of
 from localq.result import AsyncResult, EagerResult
+from localq.serialization import checksum, encode, exception_data
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,6 +36,7 @@ class App(Protocol):
     conf: Any
     main: str | None
     publisher: Publisher
+    backend: Any
 
     def send_call(
         self, task: Task[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any] | None
@@ -53,48 +58,42 @@ class Task(Generic[P, R]):
 
     The class attributes are Celery's options; set them in the decorator or in a class of your own.
 
-    Attributes:
-        name: what messages call it.
-        typing: check the arguments where `delay` is called.
-        max_retries: attempts after the first; None for ever.
-        default_retry_delay: seconds before a retry that says nothing else.
-        ignore_result: keep no result. None: the setting task_ignore_result.
-        acks_late: the message may be run again if this worker dies. None: task_acks_late.
-        reject_on_worker_lost: ... also if only the child process dies.
-        retry_on_worker_lost: if its process dies it is retried, by max_retries and default_retry_delay, whatever
-            the two options above say. None: task_retry_on_worker_lost.
-        acks_on_failure, acks_on_timeout: accepted; in Celery, False has the broker reject what failed, which then
-            dead-letters it. Here every failed task is kept with its arguments, and is retried by hand.
-        track_started: write the state STARTED. None: task_track_started.
-        throws: exceptions that are no surprise; logged without a traceback.
-        rate_limit: how often it may start, in all workers of the store together: "10/s", "10/m", "10/h", or a number a
-            second. None: the setting task_default_rate_limit; 0 or "": as often as it likes.
-        queue, exchange, routing_key, priority, serializer, expires: defaults of every call.
+    Their meanings, values and defaults are declared in `localq.options`. Where an option is None, the setting that its
+    declaration names decides.
     """
 
     abstract: ClassVar[bool] = True
-    name: str = ""
     app: App
-    typing: bool | None = None
-    max_retries: int | None = 3
-    default_retry_delay: float = 180
-    ignore_result: bool | None = None
-    store_errors_even_if_ignored: bool | None = None
-    acks_late: bool | None = None
-    reject_on_worker_lost: bool | None = None
-    retry_on_worker_lost: bool | None = None
-    acks_on_failure: bool | None = None
-    acks_on_timeout: bool | None = None
-    track_started: bool | None = None
-    throws: tuple[type[BaseException], ...] = ()
-    queue: Any = None
-    exchange: Any = None
-    routing_key: str | None = None
-    priority: int | None = None
-    serializer: str | None = None
-    expires: Any = None
-    trail: bool = True
-    rate_limit: Any = None
+    name: str
+    typing: bool | None
+    max_retries: int | None
+    default_retry_delay: float
+    throws: tuple[type[BaseException], ...]
+    acks_late: bool | None
+    reject_on_worker_lost: bool | None
+    retry_on_worker_lost: bool | None
+    acks_on_failure: bool | None
+    acks_on_timeout: bool | None
+    acks_on_failure_or_timeout: bool | None
+    ignore_result: bool | None
+    store_errors_even_if_ignored: bool | None
+    store_eager_result: bool | None
+    track_started: bool | None
+    trail: bool
+    send_events: bool
+    resultrepr_maxsize: int
+    queue: Any
+    exchange: Any
+    exchange_type: str | None
+    routing_key: str | None
+    priority: int | None
+    delivery_mode: int | str | None
+    expires: Any
+    rate_limit: str | float | None
+    time_limit: float | None
+    soft_time_limit: float | None
+    serializer: str | None
+    compression: str | None
 
     MaxRetriesExceededError = MaxRetriesExceededError
     OperationalError = OperationalError
@@ -107,8 +106,14 @@ class Task(Generic[P, R]):
     lost_mode: int = 0
     defaults: Defaults = Defaults()
     _check: Callable[..., None] | None = None
-    #: Options that this task leaves to the settings.
-    _asks: tuple[str, ...] = ()
+    #: Options that this task leaves to the settings, by name; the values are names of settings.
+    _asks: ClassVar[dict[str, str]] = {}
+    #: Whether the task names its calls for people.
+    _has_shadow_name: bool = False
+
+    if not TYPE_CHECKING:
+        # As in Celery, whatever stands in the brackets: Generic would count it.
+        __class_getitem__ = classmethod(GenericAlias)
 
     if TYPE_CHECKING:
 
@@ -121,14 +126,32 @@ class Task(Generic[P, R]):
             raise NotImplementedError(f"task {self.name} has no run()")
 
     def bind(self, app: Any) -> None:
-        """Belong to an app."""
+        """Belong to an app.
+
+        Raises:
+            TypeError, ValueError, ImproperlyConfigured: an option has a value that makes no sense.
+        """
         self.__dict__["app"] = app
         check = signature_check(self.run)  # what an annotation wraps it with may take anything
         self.annotate()
-        rates.parse(self.rate_limit)  # a mistake is the definition's, not the worker's
+        said = {name: getattr(self, name, None) for name in TASK_OPTIONS}
         if self.typing is not False:
             self._check = check
         self.settle_options()
+        check_task(self.name, said)
+        self.on_bound(app)
+
+    def on_bound(self, app: Any) -> None:
+        """Called when the task belongs to an app; for subclasses, which may make it a class method as in Celery."""
+
+    @classmethod
+    def add_around(cls, attr: str, around: Callable[[Any], Any]) -> None:
+        """Replace a method by what `around` makes of it."""
+        original = getattr(cls, attr)
+        original = getattr(original, "__wrapped__", None) or original
+        method = around(original)
+        method.__wrapped__ = original
+        setattr(cls, attr, method)
 
     def annotate(self) -> None:
         """Become what the setting `task_annotations` says, in place of what it said before."""
@@ -139,7 +162,11 @@ class Task(Generic[P, R]):
         # A class of its own, so that what is said of this task holds for no other, and functions become its methods.
         kind = annotated(kind, {**said, "_unannotated": kind}) if said else kind
         object.__setattr__(self, "__class__", kind)
-        self._asks = tuple(name for name in _ASKED if getattr(self, name) is None)
+        self.__dict__["_asks"] = {
+            name: option.setting
+            for name, option in TASK_OPTIONS.items()
+            if option.setting is not None and getattr(self, name, None) is None
+        }
 
     def settle_options(self) -> None:
         """Take from the app's settings what the task leaves to them, and derive what every call needs.
@@ -147,26 +174,41 @@ class Task(Generic[P, R]):
         Called again when a setting or an option changes: a project may configure its app after its tasks exist.
         """
         own, conf, kind = self.__dict__, self.app.conf, type(self)
-        own.update({name: conf.get(f"task_{name}") for name in self._asks})
+        own.update({name: conf.get(setting) for name, setting in self._asks.items()})
         where = {"queue": self.queue, "exchange": self.exchange, "routing_key": self.routing_key}
         where = {key: value for key, value in where.items() if value is not None}
-        own["defaults"] = Defaults(where, self.priority, self.serializer, bool(self.ignore_result), self.expires)
+        limits = (self.time_limit, self.soft_time_limit)
+        own["defaults"] = Defaults(
+            where, self.priority, self.serializer, bool(self.ignore_result), self.expires,
+            None if limits == (None, None) else limits,
+        )  # fmt: skip
         own["is_plain"] = all(
-            getattr(kind, name) is getattr(Task, name) for name in ("before_start", "on_success", "after_return")
+            name not in own and getattr(kind, name) is getattr(Task, name)
+            for name in ("before_start", "on_success", "after_return")
         )
         own["calls_run"] = kind.__call__ is Task.__call__
         own["lost_mode"] = mode_of(self)
+        own["_has_shadow_name"] = kind.shadow_name is not Task.shadow_name or "shadow_name" in own
 
     def __setattr__(self, name: str, value: Any) -> None:
+        option = TASK_OPTIONS.get(name)
+        if option is not None and "app" in self.__dict__:
+            option.refuse(value, f"task {self.name!r}")
         self.__dict__[name] = value
-        if name in _OPTIONS and "app" in self.__dict__:
-            self._asks = tuple(asked for asked in self._asks if asked != name)
-            self.settle_options()
+        if "app" not in self.__dict__ or (option is None and name not in _HANDLERS):
+            return
+        self.__dict__["_asks"] = {asked: setting for asked, setting in self._asks.items() if asked != name}
+        self.settle_options()
 
     # -- Calling -------------------------------------------------------------------------------
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run here and now, as a plain function; no message is sent."""
+        frame = running.get()
+        if frame is not None and frame.task is self and frame.request.__dict__.pop("_is_entering", False):
+            # A `__call__` of the user's, called by the executor, has come to its `super()`: this is the same run.
+            value: R = self.run(*args, **kwargs)
+            return value
         with entered(self, Context(args=args, kwargs=kwargs)):
             return self.run(*args, **kwargs)
 
@@ -175,19 +217,29 @@ class Task(Generic[P, R]):
         return self.apply_async(args, kwargs)
 
     def apply_async(
-        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
     ) -> AsyncResult[R]:
         """Send a call with options.
 
         Args:
             args, kwargs: the call's arguments.
-            options: see `localq.publisher.CALL_OPTIONS`; Celery's names.
+            task_id, link, link_error, shadow, options: see `localq.options`; Celery's names. A name that is no option
+                and not nearly one is a property of the message, seen in `request.properties`.
 
         Returns:
             A handle on the result.
 
         Raises:
-            TypeError: the arguments do not fit the task, or an option does not exist.
+            TypeError: the arguments do not fit the task, an option has a wrong type or looks like a mistake.
+            ValueError: an option's value is out of range.
             EncodeError: an argument cannot be written.
             DuplicateTaskId: the id given belongs to another call.
             OperationalError: the store could not take it; nothing was written.
@@ -202,12 +254,41 @@ class Task(Generic[P, R]):
             raise TypeError(f"task kwargs must be a mapping, got {kwargs!r}")
         if self._check is not None:
             self._check(*args, **kwargs)
+        if shadow is None and self._has_shadow_name:
+            shadow = self.shadow_name(args, kwargs, options)
+        if task_id is not None or link is not None or link_error is not None or shadow is not None:
+            options.update(task_id=task_id, link=link, link_error=link_error, shadow=shadow)
         return self.app.send_call(self, args, kwargs, options)
 
+    def shadow_name(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> str | None:
+        """Name a call for people, in logs; for subclasses. None: the task's own name."""
+        return None
+
     def apply(
-        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        link: Any = None,
+        link_error: Any = None,
+        task_id: str | None = None,
+        retries: int | None = None,
+        throw: bool | None = None,
+        logfile: str | None = None,
+        loglevel: int | str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> EagerResult[R]:
-        """Run a call here and now, exactly as a worker would, messages and all; return its result."""
+        """Run a call here and now, exactly as a worker would, messages and all; return its result.
+
+        Args:
+            throw: raise the task's exception; None: as the setting task_eager_propagates says.
+            link, link_error, task_id, retries, headers, logfile, loglevel, options: as in `apply_async`.
+        """
+        given = {
+            "link": link, "link_error": link_error, "task_id": task_id, "retries": retries, "throw": throw,
+            "logfile": logfile, "loglevel": loglevel, "headers": headers,
+        }  # fmt: skip
+        options.update({name: value for name, value in given.items() if value is not None})
         return self.app.apply_call(self, tuple(args or ()), dict(kwargs or {}), options)
 
     def check_arguments(self, args: Any, kwargs: Any) -> None:
@@ -252,6 +333,75 @@ class Task(Generic[P, R]):
     def request(self) -> Context:
         """What is known of the attempt that is running."""
         return request_of(self)
+
+    def push_request(self, *known: Any, **more: Any) -> None:
+        """Be in a run with this request, until `pop_request`: for tests of tasks, and what runs them by hand."""
+        running.set(Running(self, Context(**dict(*known, **more)), running.get()))
+
+    def pop_request(self) -> None:
+        """Leave the run that `push_request` began.
+
+        Raises:
+            RuntimeError: the innermost run is not of this task.
+        """
+        frame = running.get()
+        if frame is None or frame.task is not self:
+            raise RuntimeError(f"no request of {self.name} was pushed here")
+        running.set(frame.outer)
+
+    def update_state(self, task_id: str | None = None, state: str | None = None, meta: Any = None, **more: Any) -> None:
+        """Write a state of your own, seen by `AsyncResult.state` and `.info` until the next one.
+
+        Args:
+            task_id: another task's id; the running one's if None.
+            meta: the state's data: something to encode, or an exception.
+            more: further keys for meta, if that is a dict.
+
+        Raises:
+            ValueError: there is no task id, or no state.
+            EncodeError: the meta cannot be written.
+        """
+        request = self.request
+        id = task_id or request.id
+        if id is None or not state:
+            raise ValueError(f"update_state needs a task and a state, got id {id!r} and state {state!r}")
+        if request.is_eager:
+            return  # nobody can look before it has ended
+        if more:
+            meta = {**(meta or {}), **more}
+        value = exception_data(meta) if isinstance(meta, BaseException) else meta
+        data, content_type = encode(value, self.app.conf.result_serializer, "the meta")
+        claim = request.__dict__.get("_claim") if id == request.id else None
+        seq, token = (claim.seq, claim.token) if claim is not None else (0, 0)
+        self.app.backend.storage.update(seq, token, Outcome(
+            seq, token, id, state, False, result=data, content_type=content_type, checksum=checksum(data),
+            worker=request.hostname if claim is not None else None,
+        ))  # fmt: skip
+
+    def send_event(self, type_: str, retry: bool = True, retry_policy: Any = None, **fields: Any) -> None:
+        """Tell monitors something about the running task."""
+        warnings.warn(f"send_event({type_!r}) {NOT_YET}", LocalqWarning, stacklevel=2)
+
+    def signature_from_request(
+        self,
+        request: Context | None = None,
+        args: Any = None,
+        kwargs: Any = None,
+        queue: str | None = None,
+        **extra_options: Any,
+    ) -> Signature:
+        """Make a signature of the call that is running, under the same id."""
+        request = self.request if request is None else request
+        options = {name: value for name, value in request.as_execution_options().items() if value is not None}
+        delivery = request.delivery_info or {}
+        options["queue"] = queue or delivery.get("routing_key") or self.queue
+        options["priority"] = delivery.get("priority", self.priority)
+        return self.signature(
+            request.args if args is None else args, request.kwargs if kwargs is None else kwargs,
+            **{**{name: value for name, value in options.items() if value is not None}, **extra_options},
+        )  # fmt: skip
+
+    subtask_from_request = signature_from_request
 
     def retry(
         self,
@@ -305,7 +455,8 @@ class Task(Generic[P, R]):
         if exc is not None:
             raise exc
         raise MaxRetriesExceededError(
-            f"Can't retry {self.name}[{request.id}] args:{request.args!r} kwargs:{request.kwargs!r}",
+            f"Can't retry {request.shadow or self.name}[{request.id}] args:{request.argsrepr} "
+            f"kwargs:{request.kwargsrepr}",
             task_args=request.args, task_kwargs=request.kwargs,
         )  # fmt: skip
 
@@ -333,16 +484,11 @@ class Task(Generic[P, R]):
         return _task_named, (self.name, type(self).__module__)
 
 
-#: Options that are the app's to decide where a task says None ...
-_ASKED = (
-    "ignore_result", "store_errors_even_if_ignored", "acks_late", "reject_on_worker_lost", "retry_on_worker_lost",
-    "track_started",
-)  # fmt: skip
-#: ... and all from which something is derived.
-_OPTIONS = frozenset({
-    *_ASKED, "queue", "exchange", "routing_key", "priority", "serializer", "expires", "max_retries",
-    "default_retry_delay",
-})  # fmt: skip
+#: Methods from which something is derived.
+_HANDLERS = frozenset({"before_start", "on_success", "after_return", "shadow_name"})
+
+for _option in TASK_OPTIONS.values():
+    setattr(Task, _option.name, _option.default)
 
 
 def _task_named(name: str, module: str) -> Any:

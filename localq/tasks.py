@@ -12,8 +12,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 from localq.canvas import signature
 from localq.context import apps, current_app
 from localq.exceptions import InvalidTaskError, NotRegistered
-from localq.publisher import NOT_YET, warn_not_yet
-from localq.registry import nearest
+from localq.options import check_names
 from localq.task import Task
 
 P = ParamSpec("P")
@@ -84,7 +83,7 @@ def class_of(function: Callable[..., Any], name: str, base: type[AnyTask], optio
         TypeError: an option looks like a misspelt one.
     """
     attributes: dict[str, Any] = {key: value for key, value in options.items() if key != "bind"}
-    check_options(attributes, name)
+    check_names(name, attributes, lambda key: hasattr(base, key))
     return type(function.__name__, (base,), {
         "name": name, "run": function if options.get("bind", False) else staticmethod(function),
         "__wrapped__": function, "__doc__": function.__doc__, "__module__": function.__module__,
@@ -95,18 +94,6 @@ def class_of(function: Callable[..., Any], name: str, base: type[AnyTask], optio
 def _is_made() -> bool:
     """Answer what Celery's lazy tasks are asked: this one is made."""
     return True
-
-
-def check_options(names: Iterable[str], task: str) -> None:
-    """Refuse a task's option that looks like a mistake; warn of one that is not built yet."""
-    for key in sorted(names):
-        if key in NOT_YET:
-            warn_not_yet(key, f"task {task!r}")
-        elif not hasattr(Task, key) and nearest(key, _OPTIONS):
-            raise TypeError(f"a task has no option {key!r}{nearest(key, _OPTIONS)}")
-
-
-_OPTIONS = [name for name in Task.__annotations__ if not name.startswith("_")]
 
 
 def is_same(task: AnyTask, function: Callable[..., Any]) -> bool:

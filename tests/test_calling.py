@@ -8,6 +8,7 @@ from waiting import wait_until
 from localq import chain, chord, group
 
 
+@pytest.mark.row("F064", "F093")
 def test_a_call_returns_its_value(app, running):
     @app.task
     def add(x, y):
@@ -103,6 +104,7 @@ def test_a_failed_step_fails_the_steps_behind_it(app, running):
             result.get(timeout=10)
 
 
+@pytest.mark.row("F039")
 def test_an_ignored_result_is_answered_at_once(app, running):
     @app.task(ignore_result=True)
     def silent():

@@ -24,11 +24,11 @@ FLOORS = (
     ("words", "exceptions states clock registry signals faults version"),
     (
         "data",
-        """serialization message moments schedules settings sources config rates queues routing context current canvas
-        annotations log""",
+        """serialization message options moments schedules settings sources config rates queues routing context current
+        canvas annotations log""",
     ),
     ("store", "storage"),
-    ("acts", "backend recovery dead whereabouts result executor eager publisher control broker"),
+    ("acts", "backend recovery dead whereabouts result announcement errbacks executor eager publisher control broker"),
     ("users", "task tasks loader report parts registrar app"),
     ("worker", "worker"),
     ("faces", "cli testing contrib __main__ __init__"),

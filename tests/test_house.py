@@ -23,9 +23,10 @@ from localq.testing.worker import start_worker
 HOUSE = Path(localq.__file__).parent
 FLOORS = (
     "exceptions states clock registry signals faults version",
-    "serialization message moments settings sources config rates queues routing context canvas log current annotations",
+    """serialization message options moments settings sources config rates queues routing context canvas log current
+    annotations""",
     "storage",
-    "recovery dead whereabouts result executor publisher backend eager broker",
+    "recovery dead whereabouts result announcement errbacks executor publisher backend eager broker",
     "task tasks loader report parts registrar app",
     "worker",
 )

@@ -58,10 +58,10 @@ class AbortableTask(Task[P, R]):
         return AbortableAsyncResult(task_id, app=self.app, task_name=self.name, **known)
 
     def apply_async(
-        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, *more: Any, **options: Any
     ) -> AbortableAsyncResult[R]:
         """Send a call; see `Task.apply_async`."""
-        sent = super().apply_async(args, kwargs, **options)
+        sent = super().apply_async(args, kwargs, *more, **options)
         if not isinstance(sent, EagerResult):  # that has ended already
             sent.__class__ = AbortableAsyncResult
         return sent  # type: ignore[return-value]

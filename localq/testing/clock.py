@@ -21,6 +21,10 @@ class FakeClock:
     def monotonic(self) -> float:
         return self._monotonic
 
+    def sleep(self, seconds: float) -> None:
+        """Return at once, so many seconds later."""
+        self.advance(seconds)
+
     def advance(self, seconds: float) -> None:
         """Let so much time go by."""
         self._now += seconds

@@ -17,7 +17,7 @@ from typing import Any
 
 from localq import clock, faults, signals, states
 from localq.canvas import RESULT
-from localq.context import headers_of
+from localq.context import headers_of, shown_name
 from localq.exceptions import LocalqError, NotRegistered, OperationalError, StoreBusy, StoreFull
 from localq.executor import Executor
 from localq.message import Claim, Message, Outcome, Turn, Want
@@ -250,7 +250,9 @@ class Consumer:
         if task is None:
             return self._unknown(claim)
         if logger.isEnabledFor(logging.INFO):
-            logger.info("Task %s[%s] received", message.name, message.id)
+            logger.info("Task %s[%s] received", shown_name(message), message.id)
+        if signals.task_received.receivers:
+            self._executor.received(task, claim)
         fed: tuple[Any, ...] = ()
         if message.after is not None:
             try:
@@ -267,6 +269,7 @@ class Consumer:
             return self._executor.execute(task, claim, fed)
         except Exception as exc:
             # An exception that cannot even be described (its repr, its notes) must cost its own task only.
+            self._executor.broken(task, claim, exc)
             logger.exception("Task %s[%s] ended in a way that cannot be described", message.name, message.id)
             return unwritable(Outcome(claim.seq, claim.token, message.id, group_id=message.group_id,
                                       leads=message.leads, reply_to=message.reply_to), exc)  # fmt: skip

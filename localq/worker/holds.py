@@ -35,10 +35,7 @@ def rates_of(tasks: Any, conf: Any, node: str) -> dict[str, Rate]:
 
 
 def _rate(task: Any, conf: Any, node: str) -> Rate | None:
-    limit = task.rate_limit
-    if limit is None and not task.name.startswith("celery."):  # the steps of workflows are nobody's to limit
-        limit = conf.task_default_rate_limit
-    period_s = rates.parse(limit)
+    period_s = rates.parse(task.rate_limit)
     if period_s is None:
         return None
     shared_by = f"@{node}" if conf.task_rate_limit_scope == "worker" else ""

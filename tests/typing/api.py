@@ -26,7 +26,16 @@ assert_type(add.delay(1).get(timeout=5, propagate=False), int)
 assert_type(add.delay(1).retry(), AsyncResult[int])
 assert_type(add.delay(1).retry().get(), int)
 assert_type(add.apply_async((1, 2), countdown=5), AsyncResult[int])
+assert_type(add.apply_async((1, 2), None, "id", link=add.s(3), link_error=[add.s()], shadow="sum"), AsyncResult[int])
 assert_type(add.apply((1, 2)), EagerResult[int])
+assert_type(add.apply((1, 2), throw=True, retries=1, headers={"trace": "t"}), EagerResult[int])
+assert_type(add.signature_from_request(), Signature)
+assert_type(add.max_retries, int | None)
+assert_type(add.request.timelimit, tuple[float | None, float | None])
+assert_type(add.request.children, list[Any])
+assert_type(add.request.as_execution_options(), dict[str, Any])
+add.apply_async((1, 2), task_id=5)  # type: ignore[arg-type]
+add.update_state(state="PROGRESS", meta={"done": 1})
 assert_type(add.apply((1, 2)).get(), int)
 assert_type(add.s(1), Signature)
 assert_type(add.si(1), Signature)
@@ -98,6 +107,10 @@ with LocalQ("other") as other:
 group(add.s(i) for i in range(3)).apply_async()
 signature("proj.add", (1, 2))
 current_app().send_task("proj.add")
+
+
+def generic(task: Task[[int], str]) -> AsyncResult[str]:
+    return task.delay(1)
 
 
 # Shared tasks are typed as those of an app.

@@ -368,6 +368,7 @@ def test_arguments_of_a_call_by_name_must_be_a_list_and_a_mapping(app, args, kwa
 # -- Results ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("R7")
 def test_an_unknown_id_is_pending_and_does_not_exist(app):
     result = app.AsyncResult("nobody")
     assert (result.state, result.ready(), result.exists(), result.result) == ("PENDING", False, False, None)

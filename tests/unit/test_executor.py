@@ -250,6 +250,7 @@ def test_a_result_that_others_wait_for_is_written_although_it_is_ignored(app, fi
     assert value(run(app, one, ignore_result=1, **fields)) == 1
 
 
+@pytest.mark.row("F040", "N47")
 def test_an_ignored_failure_is_kept_if_the_task_asks_for_it(app):
     @app.task(store_errors_even_if_ignored=True)
     def kept():
@@ -349,6 +350,7 @@ def test_a_handler_that_fails_is_logged_and_the_state_stays(app, caplog):
     assert "broken handler" in caplog.text
 
 
+@pytest.mark.row("N45")
 def test_a_call_that_is_overridden_is_the_one_that_runs(app):
     class Base(Task):
         def __call__(self, *args, **kwargs):
@@ -361,6 +363,7 @@ def test_a_call_that_is_overridden_is_the_one_that_runs(app):
     assert value(run(app, one)) == ["wrapped", 1]
 
 
+@pytest.mark.row("F331")
 def test_signals_tell_the_beginning_and_the_end(app):
     heard = []
     connected = [
@@ -399,9 +402,84 @@ def test_signals_tell_the_beginning_and_the_end(app):
     ]  # fmt: skip
 
 
+@pytest.fixture
+def heard():
+    """Every signal of a task's life, as (name, facts)."""
+    found, receivers = [], []
+    for signal in (
+        signals.task_received, signals.task_prerun, signals.task_postrun, signals.task_success, signals.task_failure,
+        signals.task_retry, signals.task_revoked, signals.task_rejected, signals.task_unknown,
+        signals.task_internal_error,
+    ):  # fmt: skip
+
+        def receive(signal, sender, **facts):
+            found.append((signal.name, sender, facts))
+
+        signal.connect(receive)
+        receivers.append((signal, receive))
+    yield found
+    for signal, receive in receivers:
+        signal.disconnect(receive)
+
+
+@pytest.mark.row("F331")
+def test_every_signal_brings_what_it_says_it_provides(app, heard):
+    @app.task(bind=True, name="proj.work")
+    def work(self, how):
+        if how == "fail":
+            raise ValueError("why")
+        if how == "retry":
+            raise self.retry(countdown=1)
+        return 8
+
+    executor = Executor(app.conf, "node@here")
+    for how in ("return", "fail", "retry"):
+        executor.execute(work, claim_of(work, how))
+    executor.execute(work, claim_of(work, "return", expires_at=1.0))
+    executor.execute(work, claim_of(work, checksum=1))
+    executor.unknown(claim_of(SimpleNamespace(name="proj.gone")))
+    executor.received(work, claim_of(work, "return"))
+    executor.broken(work, claim_of(work, "return"), RuntimeError("inside"))
+    provided = {signal.name: set(signal.provides) for signal in vars(signals).values() if hasattr(signal, "provides")}
+    assert {name for name, _, _ in heard} == {
+        "task_received", "task_prerun", "task_postrun", "task_success", "task_failure", "task_retry", "task_revoked",
+        "task_rejected", "task_unknown", "task_internal_error",
+    }  # fmt: skip
+    assert [(name, facts.keys() ^ provided[name]) for name, _, facts in heard if facts.keys() != provided[name]] == []
+
+
+@pytest.mark.row("F331")
+def test_signals_tell_how_long_why_and_of_what(app, heard):
+    @app.task(bind=True, name="proj.work")
+    def work(self, how):
+        if how == "retry":
+            raise self.retry(countdown=1, exc=KeyError("later"))
+        return 8
+
+    run(app, work, "return")
+    run(app, work, "retry")
+    run(app, work, "return", expires_at=1.0)
+    Executor(app.conf).unknown(claim_of(SimpleNamespace(name="proj.gone")))
+    Executor(app.conf).received(work, claim_of(work, "return"))
+    told = {name: (sender, facts) for name, sender, facts in heard}
+    assert told["task_success"][1]["result"] == 8
+    assert told["task_success"][1]["runtime"] >= 0
+    sender, retried = told["task_retry"]
+    assert sender is work
+    assert (retried["request"].id, str(retried["reason"].exc)) == ("the-id", "'later'")
+    revoked = told["task_revoked"][1]
+    assert (revoked["request"].id, revoked["terminated"], revoked["signum"], revoked["expired"]) == (
+        "the-id", False, None, True,
+    )  # fmt: skip
+    unknown = told["task_unknown"][1]
+    assert (unknown["name"], unknown["id"], unknown["message"].name) == ("proj.gone", "the-id", "proj.gone")
+    assert told["task_received"][1]["request"].task == "proj.work"
+
+
 # -- What the log says -----------------------------------------------------------------------------
 
 
+@pytest.mark.row("F050")
 def test_the_log_has_celerys_words(app, caplog):
     caplog.set_level(logging.INFO)
 
@@ -428,6 +506,7 @@ def test_the_log_has_celerys_words(app, caplog):
     assert [record.levelname for record in caplog.records] == ["INFO", "ERROR", "INFO", "INFO", "INFO"]
 
 
+@pytest.mark.row("F052")
 def test_a_long_result_is_cut_in_the_log_and_not_in_the_store(app, caplog):
     caplog.set_level(logging.INFO)
 
@@ -438,3 +517,34 @@ def test_a_long_result_is_cut_in_the_log_and_not_in_the_store(app, caplog):
     outcome = run(app, long)
     assert len(value(outcome)) == 100_000
     assert len(caplog.records[-1].getMessage()) < 2000
+
+
+@pytest.mark.row("F054")
+def test_a_shadow_is_the_name_in_the_log_and_nowhere_else(app, caplog):
+    caplog.set_level(logging.INFO)
+
+    @app.task(name="proj.work", bind=True)
+    def work(self, fails):
+        if fails:
+            raise ValueError
+        return self.request.task
+
+    for fails in (False, True):
+        outcome = run(app, work, fails, headers='{"shadow":"other"}')
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0].startswith("Task other[the-id] succeeded")
+    assert lines[0].endswith("'proj.work'")
+    assert lines[1].startswith("Task other[the-id] raised unexpected")
+    assert outcome.state == "FAILURE"
+
+
+@pytest.mark.row("F052")
+def test_a_task_says_how_much_of_its_result_the_log_shows(app, caplog):
+    caplog.set_level(logging.INFO)
+
+    @app.task(resultrepr_maxsize=10)
+    def long():
+        return "x" * 100
+
+    run(app, long)
+    assert caplog.records[-1].getMessage().endswith("s: 'xxxxxx...")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 
+import pytest
+
 from localq.signals import Signal
 
 
@@ -22,6 +24,7 @@ def collector(heard):
     return receive
 
 
+@pytest.mark.row("F334")
 def test_a_receiver_gets_the_sender_the_signal_and_the_facts():
     signal, heard = Signal("moment"), []
     receive = collector(heard)
@@ -30,6 +33,7 @@ def test_a_receiver_gets_the_sender_the_signal_and_the_facts():
     assert heard == [{"signal": signal, "sender": "me", "answer": 42}]
 
 
+@pytest.mark.row("F334")
 def test_connect_is_a_decorator_with_and_without_arguments():
     signal, heard = Signal("moment"), []
 
@@ -46,6 +50,7 @@ def test_connect_is_a_decorator_with_and_without_arguments():
     assert heard == ["bare", "picky", "bare"]
 
 
+@pytest.mark.row("F334")
 def test_a_sender_can_be_named_by_the_name_of_its_task():
     class Task:
         name = "proj.add"
@@ -59,6 +64,7 @@ def test_a_sender_can_be_named_by_the_name_of_its_task():
     assert [each["sender"] for each in heard] == [task]
 
 
+@pytest.mark.row("F334")
 def test_send_returns_what_each_receiver_answered():
     signal = Signal("moment")
     signal.connect(one := lambda **_: 1)
@@ -66,6 +72,7 @@ def test_send_returns_what_each_receiver_answered():
     assert signal.send() == [(one, 1), (two, 2)]
 
 
+@pytest.mark.row("F334")
 def test_a_failing_receiver_is_logged_and_hurts_nobody(caplog):
     signal, heard = Signal("moment"), []
 
@@ -81,6 +88,7 @@ def test_a_failing_receiver_is_logged_and_hurts_nobody(caplog):
     assert "broken receiver" in caplog.text
 
 
+@pytest.mark.row("F334")
 def test_the_same_receiver_is_connected_once():
     signal, heard = Signal("moment"), []
     receive = collector(heard)
@@ -90,6 +98,7 @@ def test_the_same_receiver_is_connected_once():
     assert len(heard) == 1
 
 
+@pytest.mark.row("F334")
 def test_a_second_receiver_with_the_same_dispatch_uid_is_not_connected():
     signal, heard = Signal("moment"), []
     first, second = collector(heard), collector(heard)
@@ -99,6 +108,7 @@ def test_a_second_receiver_with_the_same_dispatch_uid_is_not_connected():
     assert len(heard) == 1
 
 
+@pytest.mark.row("F334")
 def test_a_receiver_is_held_weakly_unless_it_is_told_otherwise():
     signal, heard = Signal("moment"), []
     signal.connect(collector(heard))
@@ -112,6 +122,7 @@ def test_a_receiver_is_held_weakly_unless_it_is_told_otherwise():
     assert len(heard) == 1
 
 
+@pytest.mark.row("F334")
 def test_a_method_is_called_as_long_as_its_object_lives():
     signal, listener = Signal("moment"), Listener()
     signal.connect(listener.hear)
@@ -123,6 +134,7 @@ def test_a_method_is_called_as_long_as_its_object_lives():
     assert signal.send() == []
 
 
+@pytest.mark.row("F334")
 def test_the_methods_of_two_objects_are_two_receivers():
     signal, one, two = Signal("moment"), Listener(), Listener()
     signal.connect(one.hear)
@@ -131,6 +143,7 @@ def test_the_methods_of_two_objects_are_two_receivers():
     assert len(one.heard) == len(two.heard) == 1
 
 
+@pytest.mark.row("F334")
 def test_a_disconnected_receiver_hears_nothing_and_disconnect_says_whether_there_was_one():
     signal, heard = Signal("moment"), []
     receive = collector(heard)
@@ -141,6 +154,7 @@ def test_a_disconnected_receiver_hears_nothing_and_disconnect_says_whether_there
     assert heard == []
 
 
+@pytest.mark.row("F334")
 def test_disconnect_with_a_sender_takes_out_only_that_connection():
     signal, heard = Signal("moment"), []
     receive = collector(heard)
@@ -152,6 +166,7 @@ def test_disconnect_with_a_sender_takes_out_only_that_connection():
     assert [each["sender"] for each in heard] == ["b"]
 
 
+@pytest.mark.row("F334")
 def test_a_receiver_may_disconnect_itself_while_it_is_called():
     signal, heard = Signal("moment"), []
 

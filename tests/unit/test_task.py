@@ -30,6 +30,7 @@ def app():
 # -- What it is ------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("F030", "F096")
 def test_a_task_is_still_the_function_it_was(app):
     @app.task
     def add(x: int, y: int = 2) -> int:
@@ -42,6 +43,7 @@ def test_a_task_is_still_the_function_it_was(app):
     assert add.__module__ == __name__
 
 
+@pytest.mark.row("F030", "F050")
 def test_options_become_attributes(app):
     @app.task(max_retries=7, acks_late=True, throws=(KeyError,))
     def configured(): ...
@@ -49,6 +51,7 @@ def test_options_become_attributes(app):
     assert (configured.max_retries, configured.acks_late, configured.throws) == (7, True, (KeyError,))
 
 
+@pytest.mark.row("F032")
 def test_a_bound_task_gets_itself_first(app):
     @app.task(bind=True)
     def me(self, x):
@@ -58,6 +61,7 @@ def test_a_bound_task_gets_itself_first(app):
     assert me(1) == (me.name, 1)
 
 
+@pytest.mark.row("F033")
 def test_a_base_class_carries_state_and_handlers(app):
     class Counting(Task):
         abstract = True
@@ -88,6 +92,7 @@ def test_a_task_class_of_ones_own_can_be_registered(app):
     assert task.apply((1, 2)).get() == 3
 
 
+@pytest.mark.row("F060")
 def test_a_task_pickles_to_its_name(app):
     @app.task(name=f"{__name__}.pickled")
     def pickled(): ...
@@ -95,6 +100,7 @@ def test_a_task_pickles_to_its_name(app):
     assert pickle.loads(pickle.dumps(pickled)) is pickled
 
 
+@pytest.mark.row("F039", "F046", "F048")
 def test_a_setting_that_comes_after_the_task_counts(app):
     @app.task
     def left_open():
@@ -111,6 +117,7 @@ def test_a_setting_that_comes_after_the_task_counts(app):
     assert (left_open.acks_late, left_open.lost_mode) == (False, EARLY)
 
 
+@pytest.mark.row("F047")
 def test_what_fails_is_kept_whatever_acks_on_failure_says(app):
     @app.task(acks_late=True, acks_on_failure=False)
     def fail(x):
@@ -135,6 +142,18 @@ def test_an_option_that_is_set_after_the_task_was_made_counts(app):
     assert (sent.queue, work.defaults.priority, work.acks_late, work.lost_mode) == ("slow", 9, True, LATE)
 
 
+def test_a_handler_that_is_set_after_the_task_was_made_is_called(app):
+    heard = []
+
+    @app.task
+    def work():
+        return 5
+
+    work.on_success = lambda retval, *_: heard.append(retval)
+    work.apply()
+    assert heard == [5]
+
+
 def test_an_option_that_looks_like_a_mistake_is_an_error(app):
     with pytest.raises(TypeError, match="did you mean 'max_retries'"):
 
@@ -149,12 +168,14 @@ def test_an_option_that_is_not_built_yet_gives_a_warning_never_silence(app):
         def task(): ...
 
 
+@pytest.mark.row("F030")
 @pytest.mark.parametrize("wrong", [3, "add", None])
 def test_only_functions_become_tasks(app, wrong):
     with pytest.raises(TypeError, match="must be a callable"):
         app.task(wrong)
 
 
+@pytest.mark.row("F030")
 def test_a_decorator_takes_one_function_at_most(app):
     with pytest.raises(TypeError, match="0 or 1 positional"):
         app.task(print, print)
@@ -163,6 +184,7 @@ def test_a_decorator_takes_one_function_at_most(app):
 # -- Checking arguments ----------------------------------------------------------------------------
 
 
+@pytest.mark.row("F035")
 @pytest.mark.parametrize("args", [(), (1,), (1, 2, 3)])
 def test_arguments_that_do_not_fit_are_an_error_at_the_call(app, args):
     @app.task
@@ -173,6 +195,7 @@ def test_arguments_that_do_not_fit_are_an_error_at_the_call(app, args):
     assert app.storage.counts() == []
 
 
+@pytest.mark.row("F035")
 def test_without_typing_wrong_arguments_fail_in_the_worker(app):
     @app.task(typing=False)
     def add(x, y): ...
@@ -183,6 +206,7 @@ def test_without_typing_wrong_arguments_fail_in_the_worker(app):
         result.get(timeout=0)
 
 
+@pytest.mark.row("F035")
 def test_strict_typing_of_the_app_is_every_tasks_default():
     app = LocalQ("proj", store="memory:", strict_typing=False, set_as_current=False)
 
@@ -192,6 +216,7 @@ def test_strict_typing_of_the_app_is_every_tasks_default():
     assert add.delay(1).id
 
 
+@pytest.mark.row("F034")
 def test_the_arguments_of_a_decorated_function_are_those_of_the_original(app):
     def decorator(function):
         @functools.wraps(function)
@@ -308,12 +333,14 @@ def queued(app):
     return find
 
 
+@pytest.mark.row("F094")
 @pytest.mark.parametrize("args", ["text", 5, {"a": 1}, {1}])
 def test_args_must_be_a_list_or_a_tuple(noop, args):
     with pytest.raises(TypeError, match="list or tuple"):
         noop.apply_async(args)
 
 
+@pytest.mark.row("F094")
 def test_kwargs_must_be_a_mapping(noop):
     with pytest.raises(TypeError, match="mapping"):
         noop.apply_async((), [("a", 1)])
@@ -325,10 +352,11 @@ def test_an_option_that_does_not_exist_is_an_error_that_names_the_nearest(noop):
 
 
 def test_an_option_of_celerys_without_a_meaning_yet_warns(noop):
-    with pytest.warns(LocalqWarning, match="link_error"):
-        noop.apply_async((), link_error=noop.s())
+    with pytest.warns(LocalqWarning, match="compression"):
+        noop.apply_async((), compression="zstd")
 
 
+@pytest.mark.row("F066")
 def test_a_task_id_of_ones_own_is_kept(noop):
     assert noop.apply_async((), task_id="mine").id == "mine"
 
@@ -345,6 +373,7 @@ def test_a_priority_out_of_range_is_an_error(noop, priority):
         noop.apply_async((), priority=priority)
 
 
+@pytest.mark.row("F101")
 def test_the_priority_is_the_calls_or_the_tasks_or_the_settings(app, noop, queued):
     @app.task(priority=7)
     def seven(): ...
@@ -396,6 +425,7 @@ def test_a_countdown_delays_and_nothing_is_claimed_before_it(app, noop):
         assert work_off(app) == [result.id]
 
 
+@pytest.mark.row("X13")
 def test_a_task_that_expired_does_not_run_and_ends_revoked(app, noop):
     with FakeClock() as clock:
         result = noop.apply_async((), expires=10)
@@ -404,6 +434,7 @@ def test_a_task_that_expired_does_not_run_and_ends_revoked(app, noop):
         assert result.state == "REVOKED"
 
 
+@pytest.mark.row("F051", "X13")
 def test_a_tasks_own_expiry_is_every_calls_default(app, queued):
     @app.task(expires=30)
     def short(): ...
@@ -413,6 +444,7 @@ def test_a_tasks_own_expiry_is_every_calls_default(app, queued):
         assert queued().expires_at == NOW + 30
 
 
+@pytest.mark.row("F083")
 def test_headers_reach_the_request(app):
     @app.task(bind=True)
     def read(self):
@@ -436,6 +468,7 @@ def test_the_request_tells_who_asked_and_how(app):
     assert result.get(timeout=0) == [result.id, "proj.look", [4], 0, "celery", False, False]
 
 
+@pytest.mark.row("F062", "F079")
 def test_a_direct_call_says_so(app):
     @app.task(bind=True)
     def look(self):
@@ -457,6 +490,7 @@ def test_the_current_task_is_the_innermost(app):
     assert current_task() is None
 
 
+@pytest.mark.row("F084")
 def test_a_task_sent_by_a_task_knows_its_parent_and_its_root(app):
     seen = {}
 
@@ -497,6 +531,7 @@ def test_a_retry_waits_for_its_countdown_under_the_same_id(app):
         assert work_off(app) == [result.id]
 
 
+@pytest.mark.row("F037")
 def test_a_retry_that_says_nothing_waits_for_the_tasks_delay(app):
     with FakeClock() as clock:
         retrying(app, default_retry_delay=7).delay()
@@ -516,6 +551,7 @@ def test_a_naive_eta_of_a_retry_is_in_the_apps_time_zone(app, monkeypatch):
         time.tzset()
 
 
+@pytest.mark.row("F036")
 def test_retries_end_after_max_retries_with_celerys_error(app):
     result = retrying(app, max_retries=2, how={"countdown": 0}).delay()
     assert work_off(app) == [result.id] * 3
@@ -523,6 +559,7 @@ def test_retries_end_after_max_retries_with_celerys_error(app):
         result.get(timeout=0)
 
 
+@pytest.mark.row("F036")
 def test_without_a_limit_retries_go_on(app):
     @app.task(bind=True, max_retries=None)
     def stubborn(self):

@@ -52,6 +52,9 @@ class Wall:
     def monotonic(self) -> float:
         return time.monotonic()
 
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
     def set(self, ahead_s: float) -> None:
         struct.pack_into("=d", self._ahead_s, 0, ahead_s)
 

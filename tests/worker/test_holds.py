@@ -145,7 +145,7 @@ def test_a_limit_is_read_as_celery_writes_it(limit: object, period_s: float | No
 @pytest.mark.row("F038")
 @pytest.mark.parametrize("limit", ["fast", "10/d", "-1/s", -3, "/s", "nan", True, [10]])
 def test_a_limit_that_cannot_be_read_is_an_error_where_it_is_given(app: LocalQ, limit: object) -> None:
-    with pytest.raises(ValueError, match="10/m"):
+    with pytest.raises((ValueError, TypeError), match=r"rate_limit=.*10/m|rate_limit=.*'100/m'"):
         app.task(name="limited", rate_limit=limit)(lambda: None)
     with pytest.raises(ImproperlyConfigured, match="task_default_rate_limit"):
         app.conf.task_default_rate_limit = limit

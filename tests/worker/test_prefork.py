@@ -224,6 +224,7 @@ def test_a_task_that_is_to_be_retried_waits_for_its_delay_in_the_state_retry(her
     ("deadly_retry", 3, "Given up after 2 retries (max_retries=2)"),
     ("deadly_for_ever", 4, "Given up after 4 attempts that ended so (task_max_redeliveries=3)"),
 ])  # fmt: skip
+@pytest.mark.row("F049")
 def test_a_task_that_always_kills_its_child_is_retried_only_so_often(here, client, name, runs, why):
     with worker(*WORKER, "-c", "1", cwd=here):
         result = client.send_task(f"tasks.{name}", ("kill",))

@@ -1,0 +1,159 @@
+"""`link_error`: who is told of a failure, and how."""
+
+from __future__ import annotations
+
+import pytest
+from waiting import wait_until
+from working import work_off
+
+from localq import Signature
+
+
+@pytest.fixture
+def fail(app):
+    @app.task(name="proj.fail")
+    def fail(x=0):
+        raise ValueError("why")
+
+    return fail
+
+
+@pytest.fixture
+def note(tmp_path):
+    """Write a line that the test can read, from whatever process; without a line: read them."""
+
+    def note(line=None):
+        file = tmp_path / "notes"
+        if line is not None:
+            with file.open("a") as out:
+                out.write(line + "\n")
+        return file.read_text().splitlines() if file.exists() else []
+
+    return note
+
+
+@pytest.mark.row("F106")
+def test_an_errback_of_the_new_kind_is_called_with_request_exception_and_traceback(app, running, fail, note):
+    @app.task(name="proj.told")
+    def told(request, exc, traceback, *more):
+        note(f"{request.id} {request.errbacks[0]['task']} {exc!r} {'Traceback' in traceback} {more}")
+
+    with running():
+        result = fail.apply_async((), link_error=told.s("more"), task_id="f")
+        with pytest.raises(ValueError, match="why"):
+            result.get(timeout=30)
+        assert note() == ["f proj.told ValueError('why') True ('more',)"]
+
+
+@pytest.mark.row("F106")
+@pytest.mark.parametrize("bind", [False, True])
+def test_an_errback_of_the_old_kind_or_a_bound_one_is_a_task_with_the_failed_id(app, running, fail, note, bind):
+    if bind:
+
+        @app.task(bind=True, name="proj.told")
+        def told(self, id, more):
+            note(f"{id} {more} {self.request.parent_id} {self.request.root_id}")
+
+    else:
+
+        @app.task(name="proj.told")
+        def told(id):
+            note(f"{id} more f f")
+
+    with running():
+        fail.apply_async((), link_error=[told.s("more") if bind else told.s()], task_id="f")
+        wait_until(note)
+    assert note() == ["f more f f"]
+
+
+@pytest.mark.row("F106")
+def test_an_errback_that_is_not_registered_here_is_sent_all_the_same(app, fail):
+    fail.apply_async((), link_error=Signature("elsewhere.told", app=app), task_id="f")
+    owner = app.storage.enlist({"kind": "test"}, journal=False)
+    from working import claims_of
+
+    from localq.executor import Executor
+
+    (claim,) = claims_of(app, owner.name)
+    outcome = Executor(app.conf).execute(fail, claim)
+    assert [message.name for message in outcome.sends] == ["elsewhere.told"]
+    assert app.AsyncResult(outcome.sends[0].id).exists() is False
+    app.storage.settle([outcome])
+    assert app.AsyncResult(outcome.sends[0].id).exists()
+    assert app.AsyncResult("f").state == "FAILURE"
+
+
+@pytest.mark.row("F106")
+def test_an_errback_that_fails_is_logged_and_the_failure_stays(app, fail, caplog):
+    @app.task
+    def told(request, exc, traceback):
+        raise KeyError("broken errback")
+
+    result = fail.apply_async((), link_error=told.s())
+    work_off(app)
+    assert "broken errback" in caplog.text
+    with pytest.raises(ValueError, match="why"):
+        result.get(timeout=0)
+
+
+@pytest.mark.row("F106")
+def test_an_errback_is_not_told_of_a_success_nor_of_a_retry(app, note):
+    @app.task
+    def told(request, exc, traceback):
+        note("told")
+
+    @app.task(bind=True)
+    def second_time(self):
+        if not self.request.retries:
+            raise self.retry(countdown=0)
+
+    second_time.apply_async(link_error=told.s())
+    work_off(app)
+    assert note() == []
+
+
+@pytest.mark.row("F106")
+def test_an_errback_is_told_once_when_there_are_no_retries_left(app, note):
+    @app.task
+    def told(request, exc, traceback):
+        note(f"{request.retries} {exc}")
+
+    @app.task(bind=True, max_retries=2)
+    def never(self):
+        raise self.retry(exc=ValueError("no"), countdown=0)
+
+    never.apply_async(link_error=told.s())
+    work_off(app)
+    assert note() == ["2 no"]
+
+
+@pytest.mark.row("F105", "F081")
+def test_a_callback_gets_the_result_and_the_request_knows_of_it(app, running, note):
+    @app.task(name="proj.told")
+    def told(*args):
+        note(repr(args))
+
+    @app.task(bind=True)
+    def add(self, x, y):
+        note(f"{[each['task'] for each in self.request.callbacks]} {self.request.errbacks}")
+        return x + y
+
+    with running():
+        add.apply_async((1, 2), link=[told.s(4), told.si("alone")])
+        wait_until(lambda: len(note()) == 3)
+    assert sorted(note()) == ["('alone',)", "(3, 4)", "['proj.told', 'proj.told'] None"]
+
+
+@pytest.mark.row("F105")
+def test_a_callback_of_a_call_by_name_is_sent_too(app, note):
+    @app.task(name="proj.told")
+    def told(*args):
+        note(repr(args))
+
+    @app.task(name="proj.one")
+    def one():
+        return 1
+
+    app.send_task("proj.one", link=told.s())
+    work_off(app)
+    assert note() == ["(1,)"]
