@@ -38,6 +38,7 @@ from localq.options import OPTIONS, check_call
 from localq.parts import Parts, named
 from localq.publisher import Publisher, expect
 from localq.registrar import Registrar
+from localq.remainder import body_of_chord, rest_of_chain
 from localq.result import AsyncResult, EagerResult, GroupResult
 from localq.routing import Router
 from localq.storage.base import Storage
@@ -360,7 +361,7 @@ class LocalQ(Registrar, Parts):
         plan = canvas.Plan(signature)
         found = self._result_of(plan.node, Eager(self.conf, self.tasks, self.backend).workflow(self.publisher, plan))
         if self.conf.task_eager_propagates:
-            found.get()
+            found.get(disable_sync_subtasks=False)
         return found
 
     def retried(
@@ -370,6 +371,18 @@ class LocalQ(Registrar, Parts):
         request: Any = task.request
         now: Message = request._claim.message
         return self.publisher.again(now, args, kwargs, task.defaults, options, when)
+
+    def workflow_of(self, message: Message, name: str) -> Any:
+        """Return what is still to come behind a message: `chain`, its further steps, or `chord`, the body."""
+        return (rest_of_chain if name == "chain" else body_of_chord)(self.backend.storage, message)
+
+    def result_of(self, found: Any) -> Any:
+        """Make a handle of what `as_tuple` of one returned, perhaps by way of JSON."""
+        (id, above), members = found
+        parent = None if above is None else self.result_of(above)
+        if members is None:
+            return self.AsyncResult(id, parent=parent)
+        return self.GroupResult(id, [self.result_of(each) for each in members], parent=parent)
 
     # -- Handles and helpers -------------------------------------------------------------------------
 

@@ -143,6 +143,32 @@ class Signature(dict[str, Any]):
         self.options.setdefault("task_id", _id or new_id())
         return self.app.AsyncResult(self.options["task_id"])
 
+    def link(self, callback: Any) -> Any:
+        """Send this signature with the result when the task has succeeded; returns it."""
+        return self._append("link", callback)
+
+    def link_error(self, errback: Any) -> Any:
+        """Tell this signature when the task has failed; returns it."""
+        return self._append("link_error", errback)
+
+    def on_error(self, errback: Any) -> Any:
+        """Tell this signature when the task has failed; returns the task's own, to go on with."""
+        self.link_error(errback)
+        return self
+
+    def _append(self, name: str, given: Any) -> Any:
+        known = self.options.get(name) or []
+        each = [known] if isinstance(known, dict) else list(known)
+        if given not in each:
+            self.options[name] = [*each, given]
+        return given
+
+    def flatten_links(self) -> list[Any]:
+        """Return this signature, its callbacks, and theirs."""
+        links = self.options.get("link") or []
+        each = [links] if isinstance(links, dict) else links
+        return [self, *(found for link in each for found in signature(link).flatten_links())]
+
     # -- Sending it ----------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -403,10 +429,11 @@ class Step:
         feed: what those ends give it as its first argument: one RESULT, the list of RESULTS, or nothing.
         group_id, position: the group it ends a member of, and the place of its result.
         leads: who waits for it; filled when somebody does.
+        links: results of its callbacks, as tuples.
     """
 
     # Not a dataclass: that module costs an importing program 10 ms.
-    __slots__ = ("after", "feed", "group_id", "id", "leads", "position", "sig", "waits_for")
+    __slots__ = ("after", "feed", "group_id", "id", "leads", "links", "position", "sig", "waits_for")
 
     def __init__(self, sig: Signature, id: str) -> None:
         self.sig, self.id = sig, id
@@ -416,6 +443,7 @@ class Step:
         self.group_id: str | None = None
         self.position: int | None = None
         self.leads = 0
+        self.links: list[Any] = []
 
 
 class Node:
@@ -457,7 +485,7 @@ class Plan:
         node = Node(step.id, before, None, [step])
         links = sig.options.get("link") or ()
         for link in [links] if isinstance(links, dict) else links:
-            self._lay(signature(link), node)
+            step.links.append(_as_tuple(self._lay(signature(link), node), node))
         return node
 
     def _lay_chain(self, sig: chain, before: Node | None) -> Node:
@@ -499,6 +527,13 @@ class Plan:
             step.after, step.waits_for, step.feed = before.id, len(before.ends), RESULTS
             for end in before.ends:
                 end.leads |= LEADS_BY_GROUP
+
+
+def _as_tuple(node: Node, until: Node) -> Any:
+    """Write the result of a part of a workflow as Celery does, up to what stands before it."""
+    above = None if node.parent is until or node.parent is None else _as_tuple(node.parent, until)
+    members = None if node.members is None else [_as_tuple(each, until) for each in node.members]
+    return (node.id, above), members
 
 
 def _flat(sig: group) -> list[Signature]:

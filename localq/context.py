@@ -163,7 +163,20 @@ class ClaimContext(Context):
             mine["_filled"] = True
             for key, value in _facts(mine["_claim"], mine["is_eager"], mine["_is_high_first"]).items():
                 mine.setdefault(key, value)
+        if name in _WORKFLOW and name not in mine:
+            mine[name] = self._workflow(name)
         return object.__getattribute__(self, name)
+
+    def _workflow(self, name: str) -> Any:
+        """Look up what the store has of the workflow behind this attempt, if it runs here and came out of a store."""
+        frame = running.get()
+        while frame is not None and frame.request is not self:
+            frame = frame.outer
+        return None if frame is None or self.is_eager else frame.task.app.workflow_of(self._claim.message, name)
+
+
+#: Attributes that no message carries.
+_WORKFLOW = frozenset(("chain", "chord"))
 
 
 def _facts(claim: Claim, is_eager: bool, is_high_first: bool) -> dict[str, Any]:
@@ -248,6 +261,43 @@ def note_child(result: Any) -> None:
     frame = running.get()
     if frame is not None and frame.task.trail:
         frame.request.children.append(result)
+
+
+def check_may_wait() -> None:
+    """Refuse to wait for a result inside a task.
+
+    Raises:
+        RuntimeError: a worker's task is running here, and waits may end in all workers waiting for each other.
+    """
+    frame = running.get()
+    if frame is not None and not frame.request.called_directly and not _joins_allowed.get():
+        raise RuntimeError(
+            f"Never call result.get() within a task: all workers may end up waiting for each other. {frame.task.name} "
+            "can chain what it needs, or use allow_join_result(), or get(disable_sync_subtasks=False)"
+        )
+
+
+@contextmanager
+def allow_join_result() -> Iterator[None]:
+    """Let tasks wait for results for the duration of a block."""
+    mark = _joins_allowed.set(True)
+    try:
+        yield
+    finally:
+        _joins_allowed.reset(mark)
+
+
+@contextmanager
+def denied_join_result() -> Iterator[None]:
+    """Have tasks not wait for results for the duration of a block, whatever is said around it."""
+    mark = _joins_allowed.set(False)
+    try:
+        yield
+    finally:
+        _joins_allowed.reset(mark)
+
+
+_joins_allowed: ContextVar[bool] = ContextVar("localq_joins_allowed", default=False)
 
 
 def current_task() -> Any:

@@ -15,8 +15,8 @@ from localq.exceptions import ChordError
 from localq.executor import Executor
 from localq.message import Claim, Message, Outcome, Record, Want, released
 from localq.publisher import Publisher
-from localq.result import EagerResult, value_of
-from localq.serialization import safe_repr
+from localq.result import EagerResult
+from localq.serialization import safe_repr, value_of
 from localq.storage.base import Storage
 
 #: The queue of results that are written without having waited for a worker: nobody serves it.
@@ -45,9 +45,9 @@ class Eager:
         result = self._run(task, publisher.message(task.name, args, kwargs, task.defaults, options), ())
         if result.successful():
             for link in [links] if isinstance(links, dict) else links or ():
-                self.workflow(publisher, Plan(signature(link).clone((result.get(),))))
+                self.workflow(publisher, Plan(signature(link).clone((result.result,))))
         if self._conf.task_eager_propagates if throw is None else throw:
-            result.get()
+            result.maybe_throw()
         return result
 
     def workflow(self, publisher: Publisher, plan: Plan) -> dict[str, EagerResult[Any]]:
@@ -78,7 +78,8 @@ class Eager:
             if outcome.again is None:
                 break
             message, fed = outcome.again, ()
-        if task.store_eager_result and outcome.state not in (None, states.IGNORED):
+        is_ignored = message.ignore_result and outcome.state == states.SUCCESS  # here it is at hand all the same
+        if task.store_eager_result and not is_ignored and outcome.state not in (None, states.IGNORED):
             self._store(message, outcome)
         return self._result(message, outcome)
 

@@ -14,7 +14,7 @@ import time
 from typing import Any, NamedTuple, Protocol
 
 from localq import clock, errbacks, signals, states
-from localq.context import ClaimContext, Context, Running, current_app, running, shown_name
+from localq.context import ClaimContext, Context, Running, current_app, headers_of, running, shown_name
 from localq.exceptions import (
     ChordError,
     DecodeError,
@@ -153,12 +153,12 @@ class Executor:
 
     def _success(self, claim: Claim, request: ClaimContext, value: Any) -> Outcome:
         m = claim.message
-        if m.ignore_result and not m.leads and m.group_id is None:
+        if m.ignore_result and not self.is_eager and not m.leads and m.group_id is None:
             return Outcome(
                 claim.seq, claim.token, m.id, states.IGNORED, True, ended_at=clock.now(), reply_to=m.reply_to
             )
         data, content_type = encode(value, self._serializer, "the result")
-        children = _children(request) if "children" in _facts_of(request, "__dict__") else None
+        children = _children(request, m)
         return Outcome(
             claim.seq, claim.token, m.id, states.SUCCESS, True, None, 0, data, content_type, checksum(data), None,
             children, self.hostname, clock.now(), None, (), m.group_id, m.leads, m.reply_to,
@@ -207,7 +207,7 @@ class Executor:
         return _ends(claim)._replace(
             state=states.FAILURE, result=data, content_type=content_type, checksum=checksum(data),
             traceback=einfo.traceback, worker=self.hostname, ended_at=clock.now(), group_failure=_group_failure(m, exc),
-            sends=sends, children=_children(request) if "children" in _facts_of(request, "__dict__") else None,
+            sends=sends, children=_children(request, m),
         )  # fmt: skip
 
     def _tell_errbacks(self, task: Any, m: Message, request: Context, einfo: Einfo) -> tuple[Message, ...]:
@@ -240,7 +240,10 @@ class Executor:
     def received(self, task: Any, claim: Claim) -> None:
         """Tell the receivers of `task_received` that a message is in this process's hands."""
         if signals.task_received.receivers:
-            signals.task_received.send(task, request=self._request(claim))
+            request, m = self._request(claim), claim.message
+            # Celery's receivers get the consumer's request, which has these names too.
+            request.update(name=m.name, task_name=m.name, task_id=m.id)
+            signals.task_received.send(task, request=request)
 
     def unknown(self, claim: Claim) -> Outcome:
         """The outcome of a message whose task is not registered here."""
@@ -279,9 +282,13 @@ def _through_call(task: Any, request: ClaimContext, args: Any, kwargs: Any) -> A
     return task(*args, **kwargs)
 
 
-def _children(request: Context) -> str:
-    """Write the results of what an attempt has sent, as Celery does: [[[id, parent], members], ...]."""
-    return encode([each.as_tuple() for each in request.children], "json", "children")[0].decode()
+def _children(request: Context, m: Message) -> str | None:
+    """Write the results of what an attempt has sent, its callbacks first; None if there are none."""
+    links = headers_of(Claim(0, 0, 0, m)).get("links", ()) if m.headers and '"links"' in m.headers else ()
+    sent = request.children if "children" in _facts_of(request, "__dict__") else ()
+    if not links and not sent:
+        return None
+    return encode([*links, *(each.as_tuple() for each in sent)], "json", "children")[0].decode()
 
 
 def _call(body: Any) -> tuple[Any, dict[str, Any]]:

@@ -149,7 +149,8 @@ OPTIONS: dict[str, Option] = {
         ),
         Option("acks_on_failure", "accepted: what fails is kept, and retried by hand", _FLAG, **_TASK),
         Option("acks_on_timeout", "accepted, see acks_on_failure", _FLAG, **_TASK),
-        Option("acks_on_failure_or_timeout", "accepted, see acks_on_failure", _FLAG, **_TASK),
+        Option("acks_on_failure_or_timeout", "accepted, see acks_on_failure", _FLAG,
+               setting="task_acks_on_failure_or_timeout", **_TASK),
         # What is kept and shown.
         Option("ignore_result", "keep no result", _FLAG, setting="task_ignore_result"),
         Option(

@@ -324,6 +324,8 @@ class Publisher:
         if step is not None and step.feed:
             found["feed"] = step.feed
             found["feeds"] = step.waits_for
+        if step is not None and step.links:
+            found["links"] = step.links
         return encode(found, "json", "headers")[0].decode() if found else None
 
 

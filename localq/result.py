@@ -6,6 +6,7 @@ Must not change how a task stands, but for `forget`, which removes a result, and
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -13,11 +14,13 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from localq import clock, dead, states
 from localq.backend import Backend, View
-from localq.context import current_app
-from localq.exceptions import RetryRefused, TaskRevokedError, TimeoutError, UnknownTask
+from localq.context import allow_join_result as allow_join_result  # noqa: PLC0414 - where Celery has it
+from localq.context import check_may_wait, current_app, running
+from localq.context import denied_join_result as denied_join_result  # noqa: PLC0414 - where Celery has it
+from localq.exceptions import RetryRefused, TimeoutError, UnknownTask
 from localq.message import Record
 from localq.recovery import sweep
-from localq.serialization import decode, exception_from
+from localq.serialization import value_of
 from localq.storage.base import Bell, Storage
 from localq.whereabouts import lacking, whereabouts
 
@@ -130,6 +133,12 @@ class AsyncResult(View, Generic[R]):
         found = self._look()
         return None if found is None else found.worker
 
+    @property
+    def children(self) -> list[Any] | None:
+        """The results of its callbacks, and of what it has sent itself; None as long as there are none."""
+        found = self._look()
+        return [self.app.result_of(each) for each in json.loads(found.children)] if found and found.children else None
+
     def exists(self) -> bool:
         """Whether the store knows this id: queued, running, or ended and not forgotten."""
         return self._look() is not None
@@ -166,13 +175,16 @@ class AsyncResult(View, Generic[R]):
             follow_parents: a failure of an earlier step of the chain is raised as that step's.
             callback: called with (id, value).
             on_interval: called at every look that found no end.
-            interval, no_ack, disable_sync_subtasks: accepted for Celery's sake.
+            disable_sync_subtasks: refuse to wait inside a task.
+            interval, no_ack: accepted for Celery's sake.
 
         Raises:
             TimeoutError: the time is over; the task goes on.
             UnknownTask: the store does not know it, and the setting result_unknown_raises says not to wait.
             Exception: what the task raised.
         """
+        if disable_sync_subtasks and running.get() is not None:
+            check_may_wait()
         if self.ignored:
             return None  # type: ignore[return-value]  # nothing is kept, as the caller asked
         self._wait(timeout, on_interval)
@@ -399,10 +411,12 @@ class GroupResult(View):
             propagate: raise the first member's exception, in order; False returns exceptions as values.
             callback: called with (id, value) for each; then an empty list is returned, as Celery does.
         """
+        if disable_sync_subtasks and running.get() is not None:
+            check_may_wait()
         self._wait_all(timeout, propagate, on_interval)
         values = []
         for each in self.results:
-            value = each.get(timeout=0, propagate=propagate)
+            value = each.get(timeout=0, propagate=propagate, disable_sync_subtasks=False)
             if callback is not None:
                 callback(each.id, value)
             else:
@@ -556,15 +570,6 @@ class Wait:
         lack = record and lacking(record, self._backend)
         if record is not None and lack:
             logger.warning("task %s[%s] waits in %s: %s", record.name, record.id, storage.url, lack)
-
-
-def value_of(record: Record, conf: Any) -> Any:
-    """Read what a record holds: a value, or the exception of a state that stands for one."""
-    if record.result is None:
-        return TaskRevokedError("revoked") if record.state == states.REVOKED else None
-    accept = conf.result_accept_content or conf.accept_content
-    value = decode(record.result, record.content_type or "application/json", accept, record.checksum)
-    return exception_from(value) if record.state in states.EXCEPTION_STATES else value
 
 
 def _has_ended(result: AsyncResult[Any]) -> bool:

@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from localq import states
 from localq.exceptions import (
     ContentDisallowed,
     DecodeError,
@@ -25,6 +26,7 @@ from localq.exceptions import (
     PayloadCorrupt,
     SecurityError,
     SerializerNotInstalled,
+    TaskRevokedError,
 )
 from localq.registry import Registry
 
@@ -440,3 +442,12 @@ def _without_init(kind: type[BaseException], args: tuple[Any, ...]) -> BaseExcep
 
 def _stand_in(name: str, module: str) -> type[Exception]:
     return type(name, (Exception,), {"__module__": module})
+
+
+def value_of(record: Any, conf: Any) -> Any:
+    """Read what a record holds: a value, or the exception of a state that stands for one."""
+    if record.result is None:
+        return TaskRevokedError("revoked") if record.state == states.REVOKED else None
+    accept = conf.result_accept_content or conf.accept_content
+    value = decode(record.result, record.content_type or "application/json", accept, record.checksum)
+    return exception_from(value) if record.state in states.EXCEPTION_STATES else value

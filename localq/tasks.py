@@ -86,7 +86,8 @@ def class_of(function: Callable[..., Any], name: str, base: type[AnyTask], optio
     check_names(name, attributes, lambda key: hasattr(base, key))
     return type(function.__name__, (base,), {
         "name": name, "run": function if options.get("bind", False) else staticmethod(function),
-        "__wrapped__": function, "__doc__": function.__doc__, "__module__": function.__module__,
+        "__name__": function.__name__, "__wrapped__": staticmethod(function),
+        "__doc__": function.__doc__, "__module__": function.__module__,
         "__qualname__": function.__qualname__, "abstract": False, "__evaluated__": staticmethod(_is_made), **attributes,
     })  # fmt: skip
 

@@ -6,6 +6,7 @@ import pytest
 from waiting import wait_until
 
 from localq import chain, chord, group
+from localq.result import allow_join_result
 
 
 @pytest.mark.row("F064", "F093")
@@ -160,3 +161,63 @@ def test_a_task_is_mapped_over_items_in_one_message_or_in_chunks(app, running):
     assert repr(add.map([1])) == f"[{add.name}(x) for x in [1]]"
     with pytest.raises(ValueError, match="above 0"):
         add.chunks([], 0)
+
+
+@pytest.mark.row("F114")
+def test_a_task_that_waits_for_another_is_refused_unless_it_insists(app, running):
+    @app.task
+    def inner():
+        return "inner"
+
+    @app.task
+    def outer(insists):
+        return inner.apply_async().get(timeout=30, disable_sync_subtasks=not insists)
+
+    @app.task
+    def allowed():
+        with allow_join_result():
+            return inner.delay().get(timeout=30)
+
+    with running():
+        with pytest.raises(RuntimeError, match="within a task"):
+            outer.delay(False).get(timeout=30)
+        if running.mode != "solo":  # one worker for both would wait for itself
+            assert outer.delay(True).get(timeout=30) == "inner"
+            assert allowed.delay().get(timeout=30) == "inner"
+
+
+def test_children_are_the_results_of_callbacks_and_of_what_a_task_sends(app, running):
+    @app.task
+    def add(x, y):
+        return x + y
+
+    @app.task
+    def send():
+        add.delay(1, 1)
+        group(add.s(2, 2), add.s(3, 3)).delay()
+
+    with running():
+        result = send.apply_async(link=add.si(9, 9))
+        result.get(timeout=30)
+        if running.mode == "eager":
+            return
+        kept = app.AsyncResult(result.id).children
+        assert [each.get(timeout=30) for each in kept] == [18, 2, [4, 6]]
+
+
+def test_a_task_sees_what_is_still_to_come_behind_it(app, running):
+    @app.task(bind=True)
+    def look(self, *_):
+        return [[step["task"] for step in self.request.chain or ()], (self.request.chord or {}).get("task")]
+
+    @app.task
+    def end(*_):
+        return "end"
+
+    with running():
+        if running.mode == "eager":
+            return
+        steps = chain(look.s(), end.si(), group(end.si(), end.si()), end.si()).apply_async(link=None)
+        first = steps.parent.parent.parent
+        assert first.get(timeout=30)[0] == [end.name, "celery.group", end.name]
+        assert chord([look.s(), look.s()], end.s())().parent[0].get(timeout=30) == [[], end.name]

@@ -28,7 +28,11 @@ FLOORS = (
         canvas annotations log""",
     ),
     ("store", "storage"),
-    ("acts", "backend recovery dead whereabouts result announcement errbacks executor eager publisher control broker"),
+    (
+        "acts",
+        """backend recovery dead whereabouts remainder result announcement errbacks executor eager publisher control
+        broker""",
+    ),
     ("users", "task tasks loader report parts registrar app"),
     ("worker", "worker"),
     ("faces", "cli testing contrib __main__ __init__"),

@@ -26,7 +26,7 @@ FLOORS = (
     """serialization message options moments settings sources config rates queues routing context canvas log current
     annotations""",
     "storage",
-    "recovery dead whereabouts result announcement errbacks executor publisher backend eager broker",
+    "recovery dead whereabouts remainder result announcement errbacks executor publisher backend eager broker",
     "task tasks loader report parts registrar app",
     "worker",
 )

@@ -20,8 +20,7 @@ from localq.cli.main import Commands, joined, merged
 from localq.exceptions import RetryRefused
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Message, Record
 from localq.recovery import retry_command, sweep
-from localq.result import value_of
-from localq.serialization import decode, safe_repr
+from localq.serialization import decode, safe_repr, value_of
 from localq.storage.base import STEP, Storage
 from localq.storage.place import MARK
 from localq.whereabouts import whereabouts

@@ -23,7 +23,7 @@ from localq.executor import Executor
 from localq.message import Claim, Message, Outcome, Turn, Want
 from localq.rates import NAME
 from localq.recovery import given_back, settle_each, unwritable
-from localq.result import value_of
+from localq.serialization import checksum, encode, value_of
 from localq.storage.base import Bell, Owner, Storage
 from localq.worker.holds import parked, rates_of, warn_of_unknown
 
@@ -284,8 +284,10 @@ class Consumer:
         return parked(claim, f"{NAME}{message.name}")
 
     def _tell_started(self, storage: Storage, claim: Claim) -> None:
+        data, content_type = encode({"pid": os.getpid(), "hostname": self.hostname}, "json")
         started = Outcome(
-            claim.seq, claim.token, claim.message.id, states.STARTED, ended=False, worker=self.hostname
+            claim.seq, claim.token, claim.message.id, states.STARTED, ended=False, worker=self.hostname,
+            result=data, content_type=content_type, checksum=checksum(data),
         )  # fmt: skip
         try:
             storage.update(claim.seq, claim.token, started)

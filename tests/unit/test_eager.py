@@ -119,7 +119,7 @@ def test_apply_inside_a_task_knows_its_parent(app):
 
     @app.task(bind=True)
     def outer(self):
-        return [self.request.id, *inner.apply().get()]
+        return [self.request.id, *inner.apply().result]
 
     id, root, parent = outer.apply().get()
     assert root == parent == id
