@@ -205,8 +205,9 @@ class Registrar:
             return known
         base = options.pop("base", None) or self.Task
         task = class_of(function, name, base, options)()
-        # A class keeps this name to itself.
+        # A class keeps these to itself.
         task.__dict__["__qualname__"] = getattr(function, "__qualname__", function.__name__)
+        task.__dict__["__annotations__"] = getattr(function, "__annotations__", {})
         self._register(task)
         self._add_aliases(task, function)
         return task
