@@ -207,7 +207,7 @@ class Registrar:
         task = class_of(function, name, base, options)()
         # A class keeps these to itself.
         task.__dict__["__qualname__"] = getattr(function, "__qualname__", function.__name__)
-        task.__dict__["__annotations__"] = getattr(function, "__annotations__", {})
+        task.__dict__["__annotations__"] = getattr(function, "__annotations__", {})  # noqa: RUF063 - this one is set
         self._register(task)
         self._add_aliases(task, function)
         return task
