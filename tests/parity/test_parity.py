@@ -59,6 +59,13 @@ def test_a_difference_is_one_and_has_a_reason_that_was_decided():
             assert stage.expected(subject)[name]["answer"] != difference["localq"], (subject, name)
 
 
+def test_readme_names_every_difference_and_no_other():
+    readme = (stage.HERE.parents[1] / "README.md").read_text("utf-8").partition("## What differs from Celery")[2]
+    named = re.findall(r"`(\w+\.\w+)`", readme.partition("\n## ")[0])
+    known = [f"{subject}.{name}" for subject, names in stage.differences().items() for name in names]
+    assert sorted(name for name in named if name.partition(".")[0] in stage.SUBJECTS) == sorted(known)
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("subject", stage.SUBJECTS)
 def test_celery_still_answers_as_recorded(subject):
