@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from localq.exceptions import ImproperlyConfigured
 
@@ -91,12 +90,23 @@ def zone_of(conf: Any) -> tzinfo | None:
     if isinstance(name, tzinfo):
         return name
     try:
-        return ZoneInfo(name)
+        return zone_named(name)
     except (KeyError, ValueError, OSError) as exc:
         raise ImproperlyConfigured(
             f"timezone = {name!r}: no such time zone is known here; write one like 'Europe/Oslo' "
             "(on a system that knows none: pip install tzdata)"
         ) from exc
+
+
+def zone_named(name: str) -> tzinfo:
+    """Return a time zone of this machine.
+
+    Raises:
+        KeyError, ValueError, OSError: there is none of this name.
+    """
+    from zoneinfo import ZoneInfo
+
+    return ZoneInfo(name)
 
 
 def _read(what: str, text: str) -> datetime:

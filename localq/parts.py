@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 from functools import cached_property
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from localq import clock
 from localq.backend import Backend
@@ -19,6 +18,7 @@ from localq.broker import Amqp, Connection, NotBuilt, Pool, Producer, connection
 from localq.config import Settings
 from localq.loader import Loader
 from localq.log import Logging
+from localq.moments import zone_named
 from localq.registry import symbol
 
 
@@ -45,7 +45,7 @@ class Parts:
     def timezone(self) -> tzinfo:
         """The time zone of times that name none: the setting `timezone`, or UTC, or without `enable_utc` the host's."""
         if self.conf.timezone:
-            return ZoneInfo(self.conf.timezone)
+            return zone_named(self.conf.timezone)
         here = datetime.fromtimestamp(clock.now(), UTC).astimezone().tzinfo
         return UTC if self.conf.enable_utc or here is None else here
 

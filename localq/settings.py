@@ -10,9 +10,9 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo
 
 from localq import rates
+from localq.moments import zone_named
 
 
 class Setting(NamedTuple):
@@ -59,7 +59,7 @@ def at_least(low: float) -> Callable[[Any], str]:
 def is_zone(value: Any) -> str:
     """A check: this machine knows the time zone."""
     try:
-        ZoneInfo(value)
+        zone_named(value)
     except (LookupError, ValueError, OSError):
         return "no such time zone is known here; write it as Europe/Berlin or UTC"
     return ""

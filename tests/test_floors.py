@@ -42,6 +42,7 @@ LATE = {
     ("registry", "importlib.metadata"): "entry points are read only for a name that nothing else has; 20 ms",
     ("registry", "import_module"): "a storage or codec is imported when its scheme or name is first used",
     ("sources", "import_module"): "a configuration module, as the program or a variable names it",
+    ("moments", "zoneinfo"): "3 ms, and few projects name a time zone",
     ("sources", "tomllib"): "6 ms, and few projects keep settings in a TOML file",
     ("loader", "import_module"): "the modules in which tasks are, as settings and autodiscover_tasks name them",
     ("task", "import_module"): "an unpickled task is looked up in the module that made it",
