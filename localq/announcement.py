@@ -108,7 +108,11 @@ class Announcement:
         if self.body != body:
             data, content_type = encode(list(self.body[:2]), serializer_of(m.content_type), "(args, kwargs)")
             columns.update(body=data, content_type=content_type, checksum=checksum(data))
-            carried.update({key: value for key, value in self.body[2].items() if value is not None})
+            for key, value in self.body[2].items():
+                if value is None:
+                    carried.pop(key, None)
+                else:
+                    carried[key] = value
         carried.update({key: new[key] for key in _OURS if key in new})
         self._carry_own(new, headers.keys() - self.headers.keys())
         extra = {key: value for key, value in self.properties.items() if properties.get(key) != value}

@@ -87,14 +87,18 @@ class Rate(NamedTuple):
     """How often messages of one task may start.
 
     Attributes:
-        hold: the key under which they wait for their turn.
+        task: whose messages; with their queue, it is the key under which they wait for their turn.
         bucket: the entry that says when the next may start; its owners share the limit.
         period_s: seconds between two starts.
     """
 
-    hold: str
+    task: str
     bucket: str
     period_s: float
+
+    def hold(self, queue: str) -> str:
+        """Return the key for messages of a queue: whoever serves others is not kept waiting by these."""
+        return f"rate:{self.task}@{queue}"
 
 
 class Want(NamedTuple):

@@ -1,8 +1,8 @@
 """Which of the next messages may start now, where a task may start only so often.
 
-    ready        --claim-->  owner           its bucket has a token, which is taken
-    ready        --claim-->  rate:<task>     it has none: the message waits for its turn, and is in nobody's way
-    rate:<task>  --claim-->  owner           in the order of priority and arrival, as tokens come
+    ready                --claim-->  owner                  its bucket has a token, which is taken
+    ready                --claim-->  rate:<task>@<queue>    it has none: it waits for its turn, in nobody's way
+    rate:<task>@<queue>  --claim-->  owner                  in the order of priority and arrival, as tokens come
 
 A bucket has room for one token, so starts are evenly spaced and there are never more of them in any time than
 the limit allows. It is an entry of the store that says when the next token is there; whoever claims under the
@@ -23,6 +23,8 @@ RATE, NAME = "rate:", "name:"
 BUCKET = "bucket:"
 #: Most messages that one claim looks at when it meets some that have to wait.
 WIDE = 500
+#: Seconds after which nobody is woken for a turn any more: whoever sleeps has looked by itself since.
+STALE_S = 1.0
 #: Seconds that a bucket is remembered after its next token was due.
 REMEMBERED_S = 60.0
 
@@ -34,6 +36,7 @@ class Candidate(NamedTuple):
     seq: int
     name: str
     hold: str | None
+    queue: str
 
 
 class Choice(NamedTuple):
@@ -75,7 +78,7 @@ def choose(candidates: Iterable[Candidate], want: Want, now: float, read: Callab
             next_at[rate.bucket] = next_start(read(rate.bucket), now, rate)
         if next_at[rate.bucket] > now:
             if each.hold is None:
-                parked.setdefault(rate.hold, []).append(each.seq)
+                parked.setdefault(rate.hold(each.queue), []).append(each.seq)
         elif token is None:
             token = rate
             taken.insert(0, each.seq)
@@ -91,7 +94,7 @@ def next_start(text: str | None, now: float, rate: Rate) -> float:
 
 def bucket_text(rate: Rate, now: float) -> str:
     """Return the entry of a bucket whose token is taken now."""
-    return json.dumps([now + rate.period_s, rate.hold])
+    return json.dumps([now + rate.period_s, rate.task])
 
 
 def next_turns(buckets: Iterable[str], holds: Iterable[str]) -> dict[str, float]:
@@ -103,9 +106,14 @@ def next_turns(buckets: Iterable[str], holds: Iterable[str]) -> dict[str, float]
     """
     found: dict[str, float] = {}
     for text in buckets:
-        at, hold = json.loads(text)
-        found[hold] = min(at, found.get(hold, at))
-    return {hold: found.get(hold, 0.0) for hold in holds}
+        at, task = json.loads(text)
+        found[task] = min(at, found.get(task, at))
+    return {hold: found.get(task_of(hold), 0.0) for hold in holds}
+
+
+def task_of(hold: str) -> str:
+    """Return the task of a key under which messages wait."""
+    return hold.partition(":")[2].rpartition("@")[0]
 
 
 def parse(limit: object) -> float | None:

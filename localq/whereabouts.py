@@ -21,7 +21,8 @@ def whereabouts(record: Record) -> str:
     if record.place == states.WAITING:
         return "waits for its time"
     kind, _, key = (record.hold or "").partition(":")
-    return _HELD.get(kind, "is in the hands of a worker").format(key)
+    what = key if kind == "after" else key.rpartition("@")[0]
+    return _HELD.get(kind, "is in the hands of a worker").format(what)
 
 
 _HELD = {

@@ -10,7 +10,7 @@ import click
 
 from localq.cli.main import merged
 from localq.cli.task import opened
-from localq.rates import NAME, RATE
+from localq.rates import NAME, RATE, task_of
 from localq.registry import nearest
 from localq.states import ENDED, HELD, READY, WAITING
 from localq.storage.base import STEP, OwnerInfo, Storage
@@ -60,7 +60,7 @@ def _waiting(storage: Storage, tasks: Any) -> Iterator[str]:
     reasons = {NAME: "parked: no worker that met them knows this task{}", RATE: "limited: they wait for their turn"}
     for prefix, reason in reasons.items():
         for key, _, _ in storage.entries(prefix):
-            name = key.removeprefix(prefix)
+            name = task_of(key)
             number = len(storage.records(hold=key))
             more = " or more" if number == STEP else ""
             yield f"{number}{more} of {name} are {reason.format(nearest(name, tasks) if name not in tasks else '')}"

@@ -111,6 +111,8 @@ class Bells:
         if slot < 0:
             return []
         mask = self._mask(queue)
+        if mask == _CROWD:
+            count = SLOTS  # it may be any of those who share the bit
         found: list[int] = []
         while slot >= 0 and len(found) < count:
             if _ROW.unpack_from(board, _ROWS_AT + (slot - _FLAGS_AT) * _ROW.size)[1] & mask:

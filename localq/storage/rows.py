@@ -8,7 +8,7 @@ Every place is an index but `ended`, of which only the failed have one; a row st
 
     ready:<queue>    (priority, seq)       after:<id>     (priority, seq)
     waiting          (visible_at, seq)     owner:<name>   (priority, seq)
-    failed           (0, seq)              rate:<task>    (priority, seq), and name:<task>
+    failed           (0, seq)              rate:<task>@<queue>, name:<task>@<queue>   (priority, seq)
                                            group:<id>     (position, seq), beside any of the others
 
 Must not know how rows are kept, what makes a transaction atomic, or how a sleeper is woken.
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from localq import clock
 from localq.exceptions import DuplicateTaskId
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record, Turn, Want, released
-from localq.rates import BUCKET, RATE, REMEMBERED_S, WIDE, Candidate, bucket_text, choose, next_turns
+from localq.rates import BUCKET, RATE, REMEMBERED_S, STALE_S, WIDE, Candidate, bucket_text, choose, next_turns
 from localq.serialization import checksum
 from localq.states import ENDED, FAILURE, GOOD_STATES, HELD, PENDING, PROPAGATE_STATES, READY, WAITING
 from localq.storage.base import STEP, Bell, Count, Entry, Estate, Owner, OwnerInfo
@@ -159,7 +159,7 @@ class Transaction:
 
     def due(self, limit: int) -> list[float]:
         times = [visible_at for (visible_at, _), _ in self._table.first("waiting", limit)]
-        return sorted([*times, *self._turns().values()])[:limit]
+        return sorted([*times, *(at for at in self._turns().values() if at > clock.now() - STALE_S)])[:limit]
 
     def counts(self) -> list[Count]:
         found = []
@@ -234,6 +234,8 @@ class Transaction:
 
     def _claim(self, want: Want) -> list[Claim]:
         self._promote(want.now)
+        if not want.limit:
+            self._wake_for_turns(want.now)
         rows = self._in_turn(want) if want.rates and want.limit else self._first(want, want.limit)
         claims = [self._hand_out(row, want.owner) for row in rows]
         self.reserves = len(claims) > 1
@@ -248,10 +250,10 @@ class Transaction:
     def _in_turn(self, want: Want) -> list[Row]:
         """Return the next messages that may start now; those ahead of them that may not have to wait."""
         now = clock.now()
-        heads = [row for hold in {rate.hold for rate in want.rates.values()} for row in self._rows(hold, 1)]
-        rows = [*self._first(want, WIDE), *(row for row in heads if row.message.queue in want.queues)]
+        holds = {rate.hold(queue) for rate in want.rates.values() for queue in want.queues}
+        rows = [*self._first(want, WIDE), *(row for hold in holds for row in self._rows(hold, 1))]
         known = {row.seq: row for row in rows}
-        candidates = sorted(Candidate(r.message.priority, r.seq, r.message.name, r.hold) for r in rows)
+        candidates = sorted(Candidate(r.message.priority, r.seq, r.message.name, r.hold, r.message.queue) for r in rows)
         choice = choose(candidates, want, now, self._entry_text)
         for hold, seqs in choice.parked.items():
             for seq in seqs:
@@ -296,8 +298,10 @@ class Transaction:
                 break
             self._move(row, _ready(row))
             self._moved += 1
+
+    def _wake_for_turns(self, now: float) -> None:
         for hold, at in self._turns().items():
-            if at <= now:
+            if now - STALE_S < at <= now:
                 # Not moved, only woken for: whoever comes takes it with its token.
                 self.turns.update(row.message.queue for row in self._rows(hold, 1))
 

@@ -21,7 +21,7 @@ from localq.context import headers_of, shown_name
 from localq.exceptions import LocalqError, NotRegistered, OperationalError, StoreBusy, StoreFull
 from localq.executor import Executor
 from localq.message import Claim, Message, Outcome, Turn, Want
-from localq.rates import NAME
+from localq.rates import NAME, task_of
 from localq.recovery import given_back, settle_each, unwritable
 from localq.serialization import checksum, encode, value_of
 from localq.storage.base import Bell, Owner, Storage
@@ -150,7 +150,7 @@ class Consumer:
             if message.queue not in self.queues:
                 back.append(given_back(claim))
             elif message.name in rates:
-                back.append(parked(claim, rates[message.name].hold))
+                back.append(parked(claim, rates[message.name].hold(message.queue)))
             else:
                 free.append(claim)
         return self._batch(storage, owner, free) + back
@@ -158,7 +158,7 @@ class Consumer:
     def _warn(self, held: Sequence[str]) -> None:
         for key in held:
             if key.startswith(NAME):
-                warn_of_unknown(key.removeprefix(NAME), self.app.tasks)
+                warn_of_unknown(task_of(key), self.app.tasks)
 
     def _give_back_unknown(self, storage: Storage, owner: Owner, bell: Bell, claims: list[Claim]) -> None:
         """Give back what this owner holds and was not told of in time.
@@ -281,7 +281,7 @@ class Consumer:
             return self._executor.unknown(claim)
         exc = NotRegistered(message.name)
         signals.task_unknown.send(None, message=message, exc=exc, name=message.name, id=message.id)
-        return parked(claim, f"{NAME}{message.name}")
+        return parked(claim, f"{NAME}{message.name}@{message.queue}")
 
     def _tell_started(self, storage: Storage, claim: Claim) -> None:
         data, content_type = encode({"pid": os.getpid(), "hostname": self.hostname}, "json")

@@ -8,11 +8,12 @@ Must not decide how often a task may start; `localq.rates` does.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from localq import clock, rates
 from localq.message import Claim, Outcome, Rate, Want
-from localq.rates import BUCKET, NAME, RATE
+from localq.rates import BUCKET, NAME, RATE, task_of
 from localq.registry import nearest
 from localq.storage.base import Storage
 from localq.worker.timer import Timer
@@ -39,7 +40,7 @@ def _rate(task: Any, conf: Any, node: str) -> Rate | None:
     if period_s is None:
         return None
     shared_by = f"@{node}" if conf.task_rate_limit_scope == "worker" else ""
-    return Rate(f"{RATE}{task.name}", f"{BUCKET}{task.name}{shared_by}", period_s)
+    return Rate(task.name, f"{BUCKET}{task.name}{shared_by}", period_s)
 
 
 def parked(claim: Claim, hold: str) -> Outcome:
@@ -61,10 +62,11 @@ class Holds:
 
     Args:
         app: whose tasks this worker knows.
+        queues: which it serves; what waits in others is not its to free.
     """
 
-    def __init__(self, app: Any, timer: Timer) -> None:
-        self._app, self._timer = app, timer
+    def __init__(self, app: Any, timer: Timer, queues: Sequence[str]) -> None:
+        self._app, self._timer, self._queues = app, timer, frozenset(queues)
         self._storage: Storage = app.storage
 
     def start(self) -> None:
@@ -89,10 +91,11 @@ class Holds:
     def _needless(self) -> list[str]:
         tasks = self._app.tasks
         names, waiting = self._storage.entries(NAME), self._storage.entries(RATE)
-        limited = {rate.hold for rate in rates_of(tasks, self._app.conf, "").values()} if waiting else ()
+        limited = {rate.task for rate in rates_of(tasks, self._app.conf, "").values()} if waiting else ()
+        served = [key for key, _, _ in (*names, *waiting) if key.rpartition("@")[2] in self._queues]
         return [
-            key for key, _, _ in (*names, *waiting)
-            if key not in limited and is_known(key.partition(":")[2], tasks)
+            key for key in served
+            if is_known(task_of(key), tasks) and not (key.startswith(RATE) and task_of(key) in limited)
         ]  # fmt: skip
 
 

@@ -19,7 +19,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Protocol
 
 from localq import clock
@@ -40,6 +39,8 @@ LOOK_S = 0.02
 CLOSELY_S = 1.0
 #: Seconds after which a task is long, and after which an owner that was given a message should have noticed.
 LONG_S, UNNOTICED_S = 0.02, 1.0
+#: How many of the nearest due times are looked at: turns that nobody takes stand before the next one.
+NEAR = 50
 #: Seconds a steward rests after a ring, so that a flood of them costs little.
 REST_S = 0.005
 #: Seconds by which the wall clock may have moved against the other one before due times are looked up anew.
@@ -162,7 +163,7 @@ class Due:
         self._storage, self._timer = storage, timer
         self._entry: Any = None
         self._ahead_s = 0.0
-        #: The time that sleepers were woken for last.
+        #: Sleepers were woken for whatever was due by then.
         self._told = 0.0
 
     def start(self) -> None:
@@ -173,6 +174,7 @@ class Due:
 
     def look(self, again_in_s: float | None) -> bool:
         if abs(clock.now() - clock.monotonic() - self._ahead_s) > STEP_S:
+            self._told = 0.0
             self._plan()
         return False
 
@@ -185,18 +187,19 @@ class Due:
         self._entry = None
         # Noted before the clock is read for the plan: if it is set in between, the next look sees that.
         self._ahead_s = clock.now() - clock.monotonic()
-        for at in self._storage.due(1):
-            delay_s = at - clock.now()
-            if delay_s <= 0 and at == self._told:
-                delay_s = ROUND_S  # whoever has a turn finds everybody busy, and who is done looks by itself
-            self._entry = self._timer.after(delay_s, partial(self._promote, at))
+        times = self._storage.due(NEAR)
+        # Those up to the last look that moved nothing are turns that found everybody busy.
+        at = next((at for at in times if at > self._told), None)
+        if times:
+            self._entry = self._timer.after(ROUND_S if at is None else at - clock.now(), self._promote)
 
-    def _promote(self, at: float) -> None:
+    def _promote(self) -> None:
         # Planned before it is tried: whatever becomes of this, it is tried again.
-        self._entry = self._timer.after(ROUND_S, partial(self._promote, at))
+        self._entry = self._timer.after(ROUND_S, self._promote)
+        now = clock.now()
         moved: list[int] = []
-        if patiently(lambda: moved.append(self._storage.settle((), Want("", (), 0, clock.now())).moved)):
-            self._told = 0.0 if any(moved) else at
+        if patiently(lambda: moved.append(self._storage.settle((), Want("", (), 0, now)).moved)):
+            self._told = 0.0 if any(moved) else now
             self._plan()
 
 
@@ -222,13 +225,14 @@ class Steward:
 
     def __init__(self, app: Any, about: dict[str, object], mine: Any, line: int | None = None) -> None:
         storage: Storage = app.storage
+        queues: Any = about.get("queues") or ()
         self._storage, self._line = storage, line
         self.timer = Timer()
         self._owner = storage.enlist({"kind": "worker", **about}, journal=False)
         self._bell = storage.bell((DUE_BELL, SYNC_BELL))
         self.sweeper = Sweeper(storage, self.timer, mine, app.conf.task_max_redeliveries)
         self.services: list[Service] = [
-            Upkeep(storage), self.sweeper, Recaller(storage), Due(storage, self.timer), Holds(app, self.timer),
+            Upkeep(storage), self.sweeper, Recaller(storage), Due(storage, self.timer), Holds(app, self.timer, queues),
         ]  # fmt: skip
         self.is_stopping = False
         self._is_planned = False

@@ -127,7 +127,7 @@ def test_a_limited_task_with_a_countdown_starts_at_the_later_of_both(app: LocalQ
     later = limited.apply_async(countdown=0.2)
     with start_worker(app, "solo"):
         assert limited.delay().get(timeout=30) == "ran"
-        wait_until(lambda: app.storage.records((later.id,))[later.id].hold == f"rate:{limited.name}")
+        wait_until(lambda: app.storage.records((later.id,))[later.id].hold == f"rate:{limited.name}@celery")
     assert later.state == "PENDING"
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from localq import clock, faults
@@ -22,6 +22,7 @@ from localq.rates import (
     BUCKET,
     RATE,
     REMEMBERED_S,
+    STALE_S,
     WIDE,
     Candidate,
     Choice,
@@ -29,6 +30,7 @@ from localq.rates import (
     choose,
     next_start,
     next_turns,
+    task_of,
 )
 from localq.storage.sqlite.queries import candidates, claim_chosen, query
 from localq.storage.sqlite.queries import claim as claim_query
@@ -70,11 +72,12 @@ def claim_in_turn(execute: Execute, want: Want) -> Claimed:
     faults.at("claim.held")
     # Not `want.now`: time has passed at the gate, and a token counts from when it is taken.
     now, moved = clock.now(), 0
-    waiting = _next_in_turn(execute, want, now)
+    buckets = {key: text for key, text, _ in _entries(execute, BUCKET, now)}
+    waiting = _next_in_turn(execute, want, now, buckets)
     # If messages at the head have to wait, more are looked at; those beyond are met by the next claim.
     for most in (want.limit, WIDE):
         ready = map(Candidate._make, execute(candidates(len(want.queues)), _asked(want, most)).fetchall())
-        choice = choose(heapq.merge(ready, waiting), want, now, lambda key: _entry(execute, key))
+        choice = choose(heapq.merge(ready, waiting), want, now, buckets.get)
         for hold, seqs in choice.parked.items():
             moved += execute(query("park"), (hold, json.dumps(seqs))).rowcount
             execute(query("mark"), (hold,)).fetchall()
@@ -82,15 +85,19 @@ def claim_in_turn(execute: Execute, want: Want) -> Claimed:
             break
     claims = _take(execute, want, choice, now)
     faults.at("claim.written")
-    return Claimed(claims, moved, _due(execute, want, choice, now))
+    return Claimed(claims, moved, _due(execute, want, choice, now, buckets))
 
 
-def _due(execute: Execute, want: Want, choice: Choice, now: float) -> float | None:
+def _due(execute: Execute, want: Want, choice: Choice, now: float, buckets: Mapping[str, str]) -> float | None:
     """Return when the next may start of those that wait since this claim, or wait still after it took a token."""
-    wait = {rate for rate in want.rates.values() if rate.hold in choice.parked}
-    if choice.token is not None and execute(query("first_held"), (choice.token.hold,)).fetchone():
-        wait.add(choice.token)
-    return min((next_start(_entry(execute, rate.bucket), now, rate) for rate in wait), default=None)
+    wait = {rate for rate in want.rates.values() if any(task_of(hold) == rate.task for hold in choice.parked)}
+    times = [next_start(buckets.get(rate.bucket), now, rate) for rate in wait - {choice.token}]
+    token = choice.token
+    if token is not None and (token in wait or any(
+        execute(query("first_held"), (token.hold(queue),)).fetchone() for queue in want.queues
+    )):  # fmt: skip
+        times.append(now + token.period_s)
+    return min(times, default=None)
 
 
 def _take(execute: Execute, want: Want, choice: Choice, now: float) -> list[Claim]:
@@ -106,15 +113,23 @@ def _take(execute: Execute, want: Want, choice: Choice, now: float) -> list[Clai
     return [as_claim(row) for row in rows]
 
 
-def _next_in_turn(execute: Execute, want: Want, now: float) -> list[Candidate]:
-    """Of each task whose messages wait, the one whose turn is next, if its queue is wanted."""
-    holds = {rate.hold for rate in want.rates.values()} & {key for key, _, _ in _entries(execute, RATE, now)}
+def _next_in_turn(execute: Execute, want: Want, now: float, buckets: Mapping[str, str]) -> list[Candidate]:
+    """Of each task and queue whose messages wait, and that has a token, the one whose turn is next."""
+    waiting = {key for key, _, _ in _entries(execute, RATE, now)}
+    if not waiting:
+        return []
+    have = [rate for rate in set(want.rates.values()) if next_start(buckets.get(rate.bucket), now, rate) <= now]
+    holds = {rate.hold(queue) for rate in have for queue in want.queues} & waiting
     found = [execute(query("first_held"), (hold,)).fetchone() for hold in holds]
-    return sorted(Candidate(*row[:4]) for row in found if row is not None and row[4] in want.queues)
+    return sorted(Candidate(*row) for row in found if row is not None)
 
 
-def turns(execute: Execute, now: float, ready: Counter[str]) -> float:
-    """Return when the next of those may start that wait for their turn; count those who may now."""
+def turns(execute: Execute, now: float, ready: Counter[str] | None) -> float:
+    """Return when the next of those will have their turn that wait for it; what has it already is not waited for.
+
+    Args:
+        ready: counts, by queue, those that have their turn now; None if nobody is to be woken for them.
+    """
     holds = [key for key, _, _ in _entries(execute, RATE, now)]
     if not holds:
         return float("inf")
@@ -124,9 +139,9 @@ def turns(execute: Execute, now: float, ready: Counter[str]) -> float:
         first = execute(query("first_held"), (hold,)).fetchone()
         if first is None:
             execute(query("delete_entry"), (hold,))
-            continue
-        earliest = min(earliest, at)
-        if at <= now:
+        elif at > now:
+            earliest = min(earliest, at)
+        elif ready is not None and at > now - STALE_S:
             ready[first[4]] += 1
     return earliest
 
@@ -156,8 +171,3 @@ def _asked(want: Want, limit: int) -> tuple[Any, ...]:
 def _entries(execute: Execute, prefix: str, now: float) -> list[tuple[str, str, float | None]]:
     found: list[tuple[str, str, float | None]] = execute(query("entries"), (prefix, prefix, now)).fetchall()
     return found
-
-
-def _entry(execute: Execute, key: str) -> str | None:
-    found = execute(query("entry"), (key, clock.now())).fetchone()
-    return found[0] if found else None

@@ -49,7 +49,7 @@ select * from (select seq, priority from messages where place = 'ready' and queu
 
 -- name: candidates_of_one
 -- The next messages of one queue, where some may have to wait for their turn.
-select priority, seq, name, hold from messages where place = 'ready' and queue = ? order by priority, seq limit ?;
+select priority, seq, name, hold, queue from messages where place = 'ready' and queue = ? order by priority, seq limit ?;
 
 -- name: candidates_of_all
 select * from ({queues}) order by priority, seq limit ?;
@@ -57,7 +57,7 @@ select * from ({queues}) order by priority, seq limit ?;
 -- name: candidates_of_each
 -- One of {queues}.
 select * from (
-    select priority, seq, name, hold from messages where place = 'ready' and queue = ? order by priority, seq limit ?
+    select priority, seq, name, hold, queue from messages where place = 'ready' and queue = ? order by priority, seq limit ?
 );
 
 -- name: first_held

@@ -22,13 +22,14 @@ from typing import Any, TypeVar
 from localq import clock, faults
 from localq.exceptions import StoreReplaced, StoreUntrusted
 from localq.message import Claim, Message, Outcome, Record, Turn, Want
-from localq.rates import BUCKET, RATE, next_turns
+from localq.rates import BUCKET, RATE, STALE_S, next_turns
 from localq.storage import place
 from localq.storage.base import STEP, Bell, Count, Entry, Estate, OwnerInfo
 from localq.storage.bells import Bells, Sleeper
 from localq.storage.gate import Gate
 from localq.storage.owners import LockedOwner, Owners
-from localq.storage.sqlite.claims import as_claim, claim, claim_in_turn, free, turns
+from localq.storage.sqlite.claims import as_claim, claim, claim_in_turn, free
+from localq.storage.sqlite.claims import turns as next_turn
 from localq.storage.sqlite.delivery import Columns, put_all, put_one, wake
 from localq.storage.sqlite.queries import query
 from localq.storage.sqlite.queries import whole as whole_query
@@ -281,7 +282,7 @@ class SqliteStorage:
         ready.update(queue for (queue,) in promoted)
         moved = len(promoted) + free(execute, want.frees, ready)
         claims = self._claim(session, settlement, want) if want.limit else []
-        due = self._next_due(session, want.now, ready) if is_due else None
+        due = self._next_due(session, want.now, None if want.limit else ready) if is_due else None
         # What is left after this claim is for others; what was claimed needs nobody woken.
         for taken in claims:
             if ready[taken.message.queue] > 0:
@@ -301,10 +302,10 @@ class SqliteStorage:
         self._session()
         return self._bells.next_due()
 
-    def _next_due(self, session: Session, now: float, ready: Counter[str]) -> float:
+    def _next_due(self, session: Session, now: float, ready: Counter[str] | None) -> float:
         """Return when the next message is due: until then no claim needs to look."""
         (left,) = session.execute(query("next_due")).fetchone()
-        return min(float("inf") if left is None else float(left), turns(session.execute, now, ready))
+        return min(float("inf") if left is None else float(left), next_turn(session.execute, now, ready))
 
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
         if outcome.again is not None:
@@ -375,7 +376,9 @@ class SqliteStorage:
         times = [at for (at,) in self._read(query("due"), limit)]
         holds = [entry.key for entry in self.entries(RATE)]
         if holds:
-            times += next_turns((entry.value for entry in self.entries(BUCKET)), holds).values()
+            # A turn that nobody takes is nobody's to be woken for, time and again.
+            turns = next_turns((entry.value for entry in self.entries(BUCKET)), holds).values()
+            times += [at for at in turns if at > clock.now() - STALE_S]
         return sorted(times)[:limit]
 
     def counts(self) -> list[Count]:

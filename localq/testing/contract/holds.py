@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from localq.message import Claim, Rate, Want
-from localq.rates import BUCKET, RATE
+from localq.rates import BUCKET
 from localq.states import ENDED, HELD, PENDING, READY
 from localq.storage.base import DUE_BELL, Owner, Storage
 from localq.testing.clock import FakeClock
@@ -18,12 +18,12 @@ from localq.testing.contract.made import Made
 from localq.testing.contract.words import ids, message, outcome, parked, places, record, take, take_one, want
 
 #: One start in ten seconds, whoever starts it.
-SLOW = {"t.slow": Rate("rate:t.slow", "bucket:t.slow", 10.0)}
-KEY = "name:t.add"
+SLOW = {"t.slow": Rate("t.slow", "bucket:t.slow", 10.0)}
+KEY = "name:t.add@celery"
 
 
 def limits(**periods: float) -> dict[str, Rate]:
-    return {name: Rate(f"{RATE}{name}", f"{BUCKET}{name}", period_s) for name, period_s in periods.items()}
+    return {name: Rate(name, f"{BUCKET}{name}", period_s) for name, period_s in periods.items()}
 
 
 def slow(id: str, **columns: Any) -> Any:
@@ -187,10 +187,38 @@ class HoldContract(Made):
         clock.advance(10)
         assert ids(take(storage, owner, queues=("mail", "celery"), rates=SLOW)) == ["b"]
 
+    def test_a_queue_that_nobody_serves_keeps_no_other_waiting(
+        self, storage: Storage, owner: Owner, clock: FakeClock
+    ) -> None:
+        storage.put([slow("first", queue="mail"), slow("lost", queue="mail"), slow("mine"), slow("next")])
+        assert ids(take(storage, owner, queues=("mail",), rates=SLOW)) == ["first"]
+        assert take(storage, owner, queues=("mail",), rates=SLOW) == []
+        assert take(storage, owner, rates=SLOW) == []
+        for id in ("mine", "next"):
+            clock.advance(10)
+            assert ids(take(storage, owner, rates=SLOW)) == [id]
+
+    def test_a_turn_that_nobody_takes_wakes_nobody_time_and_again(
+        self, storage: Storage, owner: Owner, clock: FakeClock
+    ) -> None:
+        storage.put([slow("a"), slow("b")])
+        take(storage, owner, rates=SLOW)
+        clock.advance(10)
+        bell = storage.bell(("celery",))
+        bell.raise_()
+        assert take(storage, owner) == []  # whoever knows nothing of the limit takes nothing, and rings nobody
+        assert not bell.sleep(0)
+        clock.advance(5)
+        assert storage.due(9) == []
+        storage.put([message("later", visible_at=clock.now() + 1)])
+        assert storage.due(9) == [clock.now() + 1]
+        assert ids(take(storage, owner, rates=SLOW)) == ["b"]
+        bell.close()
+
     def test_whoever_has_no_limit_takes_them_once_they_are_freed(self, storage: Storage, owner: Owner) -> None:
         storage.put([slow("a"), slow("b"), slow("c")])
         take(storage, owner, rates=SLOW)
-        turn = storage.settle((), want(owner)._replace(frees=("rate:t.slow",)))
+        turn = storage.settle((), want(owner)._replace(frees=("rate:t.slow@celery",)))
         assert ids(turn.claims) == ["b", "c"]
         assert storage.entries("rate:") == []
 
@@ -252,5 +280,5 @@ class HoldContract(Made):
         storage.put([slow("a"), slow("b")])
         take(storage, owner, rates=SLOW)
         assert places(storage, "a", "b") == [HELD, HELD]
-        assert record(storage, "b").hold == "rate:t.slow"
-        assert list(storage.records(hold="rate:t.slow")) == ["b"]
+        assert record(storage, "b").hold == "rate:t.slow@celery"
+        assert list(storage.records(hold="rate:t.slow@celery")) == ["b"]
