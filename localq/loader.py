@@ -63,13 +63,11 @@ class Loader:
 
     def discover(self) -> None:
         """Import now what is to be looked for; what fails is looked for again the next time."""
-        searches, self._searches = self._searches, []  # a module that is imported may lead here again
-        try:
-            for packages, related_name in searches:
-                self.autodiscover_tasks(packages, related_name)
-        except BaseException:
-            self._searches = searches + self._searches
-            raise
+        # Left in the list until it is done: a thread that asks meanwhile imports too, and so waits for the modules.
+        searches = list(self._searches)
+        for packages, related_name in searches:
+            self.autodiscover_tasks(packages, related_name)
+        self._searches = [each for each in self._searches if each not in searches]
 
     def autodiscover_tasks(self, packages: Packages, related_name: str | None = "tasks") -> None:
         """Import the module of this name from each package that has one; the packages themselves if the name is empty.

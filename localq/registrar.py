@@ -85,27 +85,36 @@ class Registrar:
             RuntimeError: it may not do it by itself.
             Exception: what a module raised that was imported; the next time all is tried again.
         """
+        if self.finalized or getattr(self._here, "is_finalizing", False):
+            return  # a module that is imported here may look at the tasks there are so far
+        if auto and not self.autofinalize:
+            raise RuntimeError("Contract breach: app not finalized: it has autofinalize=False, so call finalize()")
+        self._here.is_finalizing = True
+        try:
+            self._tell_configured()
+            self._fill()
+            # Without our lock: another thread may be importing one of these modules, which looks at the tasks.
+            self.loader.discover()
+        finally:
+            self._here.is_finalizing = False
+        # First this, then the rest: what is shared from now on comes by itself.
+        self.finalized = True
+        self._fill()
         with self._finalizing:
-            if self.finalized:
-                return
-            if auto and not self.autofinalize:
-                raise RuntimeError("Contract breach: app not finalized: it has autofinalize=False, so call finalize()")
-            self.finalized = True
-            try:
-                self._tell_configured()
-                for name, function in BUILTINS:
-                    self._task_of(function, {"name": name, "rate_limit": 0})  # no setting limits the steps of workflows
-                for function, options in list(apps.shared):
-                    self._task_of(function, options)
-                self.loader.discover()
-            except BaseException:
-                self.finalized = False
-                raise
             # A plain attribute from now on: whoever runs tasks looks here for each of them.
             self.tasks = self._tasks
-            if not self._has_told:
-                self._has_told = True
-                self.on_after_finalize.send(self)
+            is_news, self._has_told = not self._has_told, True
+        if is_news:
+            self.on_after_finalize.send(self)
+
+    def _fill(self) -> None:
+        """Add built-in and shared tasks that are not there yet."""
+        self.conf.get("task_routes")  # settings are read before the lock is taken: that may import a module
+        with self._finalizing:
+            for name, function in BUILTINS:
+                self._task_of(function, {"name": name, "rate_limit": 0})  # no setting limits the steps of workflows
+            for function, options in list(apps.shared):
+                self._task_of(function, options)
 
     def _leave(self) -> None:
         """Be finalized no more, so that shared tasks are added when the tasks are asked for again."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
+import importlib
 import sys
+import threading
 
 import pytest
 
@@ -128,3 +131,31 @@ def test_receivers_of_import_modules_are_asked_first_and_their_errors_are_raised
 
     with pytest.raises(ImportError, match="a receiver's own"):
         app.loader.import_default_modules()
+
+
+@pytest.mark.row("F027")
+def test_a_module_that_is_imported_elsewhere_and_looks_at_the_tasks_stops_nobody(tmp_path, monkeypatch):
+    """One thread imports it, and another finds it by discovery: neither waits for the other for ever."""
+    (tmp_path / "looking").mkdir()
+    (tmp_path / "looking" / "__init__.py").write_text("")
+    (tmp_path / "looking" / "tasks.py").write_text(
+        "import builtins\nbuiltins.localq_met.wait(30)\nbuiltins.localq_looking.tasks\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    app = LocalQ("looking", store="memory:", set_as_current=False)
+    app.autodiscover_tasks(["looking"])
+    met = threading.Event()
+    monkeypatch.setattr(builtins, "localq_looking", app, raising=False)
+    monkeypatch.setattr(builtins, "localq_met", met, raising=False)
+    threads = [
+        threading.Thread(target=importlib.import_module, args=("looking.tasks",), daemon=True),
+        threading.Thread(target=lambda: app.tasks, daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    met.set()
+    for thread in threads:
+        thread.join(30)
+    assert [thread.is_alive() for thread in threads] == [False, False]
+    assert app.finalized
+    sys.modules.pop("looking.tasks", None)
