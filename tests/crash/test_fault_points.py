@@ -294,8 +294,14 @@ class Field:
         records = self.client.storage.records(names)
         return all(name in records and records[name].ended for name in names)
 
+    def has_steward(self) -> bool:
+        owners = self.client.storage.owners()
+        return any(owner.alive and owner.about.get("kind") == "worker" for owner in owners)
+
     def closed(self) -> dict[str, End]:
         """Stop everything, see that nothing is left, and return how each task stands."""
+        # A worker that is stopped before it has a steward again leaves the dead one's file to the next worker.
+        wait_until(self.has_steward, what="the worker has a steward")
         self.workers[-1].send(signal.SIGTERM)
         assert self.workers[-1].ended() == 0
         assert [pid for each in self.workers for pid in processes_of(each.pid)] == []
