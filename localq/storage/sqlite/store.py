@@ -24,7 +24,7 @@ from localq.exceptions import StoreReplaced, StoreUntrusted
 from localq.message import Claim, Message, Outcome, Record, Turn, Want
 from localq.rates import BUCKET, RATE, STALE_S, next_turns
 from localq.storage import place
-from localq.storage.base import STEP, Bell, Count, Entry, Estate, OwnerInfo
+from localq.storage.base import DUE_BELL, STEP, Bell, Count, Entry, Estate, OwnerInfo
 from localq.storage.bells import Bells, Sleeper
 from localq.storage.gate import Gate
 from localq.storage.owners import LockedOwner, Owners
@@ -277,7 +277,9 @@ class SqliteStorage:
     ) -> tuple[Turn, float | None]:
         execute, ready = session.execute, settlement.ready
         stale = settlement.apply(execute, outcomes) if outcomes else []
-        is_due = not (want.limit or outcomes) or not 0 < want.now < self._bells.next_due()
+        if settlement.moved:
+            ready[DUE_BELL] += 64  # what was parked has a turn to come, and a steward wakes somebody for it
+        is_due = not (want.limit or outcomes) or bool(settlement.moved) or not 0 < want.now < self._bells.next_due()
         promoted = execute(query("promote"), (want.now,)).fetchall() if is_due else []
         ready.update(queue for (queue,) in promoted)
         moved = len(promoted) + free(execute, want.frees, ready)

@@ -158,6 +158,23 @@ class HoldContract(Made):
         assert storage.due(5) == [started_at + 10]
         bell.close()
 
+    def test_of_what_an_owner_parks_itself_the_turn_is_known_too(
+        self, storage: Storage, owner: Owner, clock: FakeClock
+    ) -> None:
+        storage.put([slow("a"), slow("b")])
+        started_at = clock.now()
+        take(storage, owner, rates=SLOW)
+        storage.settle((), want(owner)._replace(frees=("rate:t.slow@celery",), limit=0))
+        claim = take_one(storage, owner)
+        bell = storage.bell((DUE_BELL,))
+        bell.raise_()
+        storage.settle([parked(claim, "rate:t.slow@celery")], want(owner)._replace(rates=SLOW))
+        assert bell.sleep(0)
+        assert storage.due(5) == [started_at + 10]
+        clock.advance(10)
+        assert ids(take(storage, owner, rates=SLOW)) == ["b"]
+        bell.close()
+
     def test_a_promotion_wakes_a_sleeper_for_whoever_has_a_turn(
         self, storage: Storage, owner: Owner, clock: FakeClock
     ) -> None:
