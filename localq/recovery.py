@@ -144,7 +144,8 @@ def recall(storage: Storage, owner: str, batch: int) -> int:
 def _waiting(estate: Estate) -> list[Outcome]:
     """What can be done with claims of an owner that lives, other than the one that runs."""
     ended = {(outcome.seq, outcome.token): outcome for outcome in estate.ended}
-    others = [claim for claim in estate.claims if (claim.seq, claim.token) != estate.started]
+    started = {(each.seq, each.token) for each in estate.started}
+    others = [claim for claim in estate.claims if (claim.seq, claim.token) not in started]
     return [ended.get((claim.seq, claim.token)) or given_back(claim) for claim in others]
 
 
@@ -199,13 +200,14 @@ def _is_awaited(owner: OwnerInfo, reasons: dict[int, str] | None, unexplained: s
 def verdicts(estate: Estate, parent_lives: bool, reason: str, limit: int, url: str = "") -> list[Outcome]:
     """Decide how each of a dead owner's claims ends; `url` names the store, to whoever would run them again."""
     ended = {(outcome.seq, outcome.token): outcome for outcome in estate.ended}
+    started = {(each.seq, each.token): each for each in estate.started}
     found = []
     for claim in estate.claims:
         key = (claim.seq, claim.token)
         if key in ended:
             found.append(ended[key])
-        elif key == estate.started:
-            found.append(_verdict(claim, estate.mode, parent_lives, reason, limit, url))
+        elif key in started:
+            found.append(_verdict(claim, started[key].mode, parent_lives, reason, limit, url))
         else:
             found.append(given_back(claim))
     return found

@@ -23,7 +23,7 @@ import pytest
 
 from localq.message import Claim, Message
 from localq.recovery import EARLY, LATE, LATE_REJECT, MAX_REDELIVERIES, RETRY, Mode, verdicts
-from localq.storage.base import Estate
+from localq.storage.base import Estate, Started
 from localq.worker import supervisor
 
 ROOT = Path(__file__).parents[1]
@@ -226,6 +226,6 @@ def test_the_acknowledgement_table_is_that_of_the_library():
     for mode, (_, child, worker) in zip((EARLY, LATE, LATE_REJECT, retry), rows[2:], strict=True):
         for parent_lives, said in ((True, child), (False, child if worker == "the same" else worker)):
             (verdict,) = verdicts(
-                Estate([claim], (1, 1), mode, []), parent_lives, "killed", MAX_REDELIVERIES, "memory:"
+                Estate([claim], [Started(1, 1, mode)]), parent_lives, "killed", MAX_REDELIVERIES, "memory:"
             )
             assert ("runs again" if not verdict.ended else verdict.state) == said.partition(",")[0]

@@ -100,20 +100,35 @@ class OwnerInfo(NamedTuple):
     doing: Doing | None = None
 
 
+class Started(NamedTuple):
+    """A task that an owner has begun, as its notes say.
+
+    Attributes:
+        seq, token: its claim.
+        mode: what becomes of it if its process dies, as its owner noted it (`recovery.mode_of`).
+        deadline: when it will have run too long, by the monotonic clock; 0 for never.
+        reason: why its process was killed for its sake, if it was.
+    """
+
+    seq: int
+    token: int
+    mode: int = 0
+    deadline: float = 0.0
+    reason: str = ""
+
+
 class Estate(NamedTuple):
     """What an owner leaves behind when it dies.
 
     Attributes:
         claims: what it holds, in (priority, arrival) order.
-        started: (seq, token) of the task it was running; None if it was between tasks.
-        mode: the acknowledgement mode of that task, as its owner noted it (`recovery.mode_of`).
+        started: the tasks it was running; nothing if it was between tasks.
         ended: outcomes that it had noted and not settled.
         batch: which of its batches it was at.
     """
 
     claims: list[Claim]
-    started: tuple[int, int] | None = None
-    mode: int = 0
+    started: Sequence[Started] = ()
     ended: Sequence[Outcome] = ()
     batch: int = 0
 
@@ -126,16 +141,22 @@ class Owner(Protocol):
     def turn(self) -> bool:
         """Note that a new batch begins; called before it is claimed. Returns whether the one before was recalled."""
 
-    def begin(self, claim: Claim, mode: int, left: int = 0) -> bool:
+    def begin(self, claim: Claim, mode: int, left: int = 0, deadline: float = 0.0, place: int = 0) -> bool:
         """Note that a task is about to run, so that its death can be told from a mere reservation.
 
         Args:
             mode: what becomes of the task if this process dies; 64 bits that only `recovery` reads.
             left: how many of the batch are to come after it.
+            deadline: when it will have run too long, by the monotonic clock; 0 for never.
+            place: 0 for the one task that runs alone; those that run at the same time have a place each, from 1 on,
+                until it is freed.
 
         Returns:
             False if the batch was recalled: the task must not run, what has not begun is given back.
         """
+
+    def free(self, place: int) -> None:
+        """Note that what ran in a place is settled."""
 
     def end(self, outcome: Outcome) -> bool:
         """Note how it ended, so that the outcome survives this process before it is settled.

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from localq.message import Claim, Outcome
-from localq.storage.base import DUE_BELL, SYNC_BELL, Doing, Estate, OwnerInfo
+from localq.storage.base import DUE_BELL, SYNC_BELL, Doing, Estate, OwnerInfo, Started
 from localq.storage.rows import Order, RowStorage, Transaction
 
 T = TypeVar("T")
@@ -82,9 +82,7 @@ class MemoryStorage(RowStorage):
     def _notes(self, owner: str, claims: list[Claim]) -> Estate:
         with self._lock:
             known = self._owners.get(owner)
-            return (
-                Estate(claims, known.started, known.mode, list(known.ended), known.batch) if known else Estate(claims)
-            )
+            return Estate(claims, known.started(), list(known.ended), known.batch) if known else Estate(claims)
 
     def _recall(self, owner: str, batch: int) -> None:
         with self._lock:
@@ -114,8 +112,8 @@ class MemoryOwner:
     def __init__(self, about: dict[str, object], journal: bool) -> None:
         self.name, self.about, self.is_alive = secrets.token_hex(8), dict(about), True
         self._journal = journal
-        self.started: tuple[int, int] | None = None
-        self.mode = 0
+        #: What runs, by its place.
+        self.places: dict[int, Started] = {}
         self.ended: list[Outcome] = []
         self.left = self.batch = 0
         self.recalled: int | None = None
@@ -123,26 +121,39 @@ class MemoryOwner:
     def turn(self) -> bool:
         was_recalled = self.recalled == self.batch
         self.batch += 1
-        self.started, self.left = None, 0
+        self.left = 0
+        self.places.pop(0, None)
         return was_recalled
 
-    def begin(self, claim: Claim, mode: int, left: int = 0) -> bool:
+    def begin(self, claim: Claim, mode: int, left: int = 0, deadline: float = 0.0, place: int = 0) -> bool:
         if self._journal:
-            self.started, self.mode, self.left = (claim.seq, claim.token), mode, left
+            self.places[place] = Started(claim.seq, claim.token, mode, deadline)
+            self.left = self.left if place else left
         return self.recalled != self.batch
+
+    def free(self, place: int) -> None:
+        self.places.pop(place, None)
+
+    def started(self) -> tuple[Started, ...]:
+        """What runs, and has not ended."""
+        over = {(outcome.seq, outcome.token) for outcome in self.ended}
+        return tuple(each for each in self.places.values() if (each.seq, each.token) not in over)
 
     def doing(self) -> Doing | None:
         """What it is at; None without a journal."""
-        return Doing(self.batch, *(self.started or (0, 0)), self.left, len(self.ended)) if self._journal else None
+        if not self._journal:
+            return None
+        alone = self.places.get(0, Started(0, 0))
+        return Doing(self.batch, alone.seq, alone.token, self.left, len(self.ended))
 
     def end(self, outcome: Outcome) -> bool:
         if self._journal:
             self.ended.append(outcome)
-            self.started = None
         return self._journal
 
     def settled(self) -> bool:
-        self.started, self.ended, self.left = None, [], 0
+        self.ended, self.left = [], 0
+        self.places.pop(0, None)
         return self.recalled == self.batch
 
     def close(self) -> None:

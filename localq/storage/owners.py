@@ -1,8 +1,9 @@
 """Who may hold claims, and whether they live: one locked file per process, and its notes.
 
     owners/<name>         facts (JSON), under a POSIX lock for as long as the process lives
-    owners/<name>.notes   a slot (what is running), a word (which batch others have recalled), and
-                          a journal (what has ended, not yet settled)
+    owners/<name>.notes   a slot (what is running), a word (which batch others have recalled), why somebody is
+                          about to kill it, more slots (what runs beside that), and a journal (what has ended,
+                          not yet settled)
 
 Liveness is the lock: the kernel drops it at any kind of death, a fork does not inherit it, and no
 clock is asked. POSIX locks have one trap: a process that opens and closes the file loses its lock.
@@ -26,18 +27,28 @@ from typing import Any
 
 from localq import faults
 from localq.message import Claim, Message, Outcome
-from localq.storage.base import Doing, Estate, OwnerInfo
+from localq.storage.base import Doing, Estate, OwnerInfo, Started
 from localq.storage.place import allocate, make_directory, make_file, open_file, removed
 
 #: Bytes of an owner's notes. An outcome that does not fit is settled before the next task starts.
 NOTES_SIZE = 256 * 1024
-#: Batch; seq, token and mode of the running task; how many come after it; how many bytes of the journal count.
-_SLOT = struct.Struct("=QQQQQQ")
+#: Batch; how many come after the running task; how many bytes of the journal count; that task's mode, deadline, token
+#: and seq. The seq is written last: cut short before it, the slot is not of a claim that is open.
+_SLOT = struct.Struct("=QQQQdQQ")
 _COUNT = struct.Struct("=Q")
-_USED_AT = _SLOT.size - _COUNT.size
-#: The batch that others have recalled: the only word here that its owner does not write.
+_USED_AT = 2 * _COUNT.size
+#: The batch that others have recalled. This and the reason are all that its owner does not write.
 _RECALLED_AT = _SLOT.size
-_JOURNAL_AT = _RECALLED_AT + _COUNT.size
+#: Of which task's sake it is about to be killed, and why: seq, token, length of the text, the text.
+_REASON = struct.Struct("=QQH")
+_REASON_AT = _RECALLED_AT + _COUNT.size
+_REASON_SIZE = 512
+#: What runs beside the task in the slot: mode, deadline, token, seq of each.
+_PLACE = struct.Struct("=QdQQ")
+_PLACES_AT = _REASON_AT + _REASON_SIZE
+#: How many tasks one owner can run at once, beside the one in its slot.
+PLACES = 256
+_JOURNAL_AT = _PLACES_AT + PLACES * _PLACE.size
 _LENGTH = struct.Struct("=I")
 #: How long a recall takes to be seen, in seconds. The owner writes its slot and then reads the word, the recaller
 #: writes the word and then reads the slot: with this between, one of them sees the other.
@@ -131,7 +142,7 @@ class Owners:
         data = self._read(name, _SLOT.size)
         if len(data) < _SLOT.size:
             return None
-        batch, seq, token, _, left, used = _SLOT.unpack_from(data)
+        batch, left, used, _, _, token, seq = _SLOT.unpack_from(data)
         return Doing(batch, seq, token, left, used)
 
     def recall(self, name: str, batch: int) -> None:
@@ -148,15 +159,33 @@ class Owners:
         time.sleep(_SEEN_S)
 
     def notes(self, name: str, claims: list[Claim]) -> Estate:
-        """Complete an estate with what its owner noted: the running task, its mode, the ended outcomes."""
+        """Complete an estate with what its owner noted: what was running, and the ended outcomes."""
         data = self._read(name, NOTES_SIZE)
         if len(data) < _JOURNAL_AT:
             return Estate(claims)
-        batch, seq, token, mode, _, used = _SLOT.unpack_from(data)
+        batch, _, used, *slot = _SLOT.unpack_from(data)
         ended = _outcomes(data[_JOURNAL_AT : _JOURNAL_AT + used])
-        # The slot keeps the last task until the next begins: one whose end was noted is not running.
-        is_running = seq and not (ended and (ended[-1].seq, ended[-1].token) == (seq, token))
-        return Estate(claims, (seq, token) if is_running else None, mode, ended, batch)
+        # A slot keeps its task until the next begins: one whose end was noted is not running.
+        over = {(outcome.seq, outcome.token) for outcome in ended}
+        slots = [slot, *_PLACE.iter_unpack(data[_PLACES_AT:_JOURNAL_AT])]
+        doomed, reason = _reason(data)
+        started = tuple(
+            Started(seq, token, mode, deadline, reason if (seq, token) == doomed else "")
+            for mode, deadline, token, seq in slots if seq and (seq, token) not in over
+        )  # fmt: skip
+        return Estate(claims, started, ended, batch)
+
+    def condemn(self, name: str, seq: int, token: int, reason: str) -> None:
+        """Note for the sake of which task an owner is about to be killed, and why: whoever sweeps settles by it."""
+        try:
+            fd = open_file(self.directory / f"{name}.notes", os.O_RDWR)
+        except FileNotFoundError:
+            return
+        try:
+            text = reason.encode()[: _REASON_SIZE - _REASON.size]
+            os.pwrite(fd, _REASON.pack(seq, token, len(text)) + text, _REASON_AT)
+        finally:
+            os.close(fd)
 
     def _read(self, name: str, size: int) -> bytes:
         try:
@@ -188,15 +217,22 @@ class LockedOwner:
         was_recalled = self._is_recalled()
         self._batch += 1
         # Numbered before it is claimed: a recall of the one before must not take what is claimed from here on.
-        _SLOT.pack_into(self._notes, 0, self._batch, 0, 0, 0, 0, self._used)
+        _SLOT.pack_into(self._notes, 0, self._batch, 0, self._used, 0, 0.0, 0, 0)
         return was_recalled
 
-    def begin(self, claim: Claim, mode: int, left: int = 0) -> bool:
-        # Killed half-way through these bytes, the seq and token do not match any claim: not started.
+    def begin(self, claim: Claim, mode: int, left: int = 0, deadline: float = 0.0, place: int = 0) -> bool:
         if self._notes is None:
             return True
-        _SLOT.pack_into(self._notes, 0, self._batch, claim.seq, claim.token, mode, left, self._used)
+        if place:
+            at = _PLACES_AT + (place - 1) * _PLACE.size
+            _PLACE.pack_into(self._notes, at, mode, deadline, claim.token, claim.seq)
+        else:
+            _SLOT.pack_into(self._notes, 0, self._batch, left, self._used, mode, deadline, claim.token, claim.seq)
         return not self._is_recalled()
+
+    def free(self, place: int) -> None:
+        if self._notes is not None:
+            _PLACE.pack_into(self._notes, _PLACES_AT + (place - 1) * _PLACE.size, 0, 0.0, 0, 0)
 
     def _is_recalled(self) -> bool:
         return bool(self._batch and _COUNT.unpack_from(self._notes, _RECALLED_AT)[0] == self._batch)  # type: ignore[arg-type]
@@ -221,7 +257,7 @@ class LockedOwner:
         self._used = 0
         if self._notes is None:
             return False
-        _SLOT.pack_into(self._notes, 0, self._batch, 0, 0, 0, 0, 0)
+        _SLOT.pack_into(self._notes, 0, self._batch, 0, 0, 0, 0.0, 0, 0)
         return self._is_recalled()
 
     def close(self) -> None:
@@ -268,6 +304,12 @@ def _outcomes(data: bytes) -> list[Outcome]:
             break
         at += length
     return found
+
+
+def _reason(data: bytes) -> tuple[tuple[int, int], str]:
+    seq, token, length = _REASON.unpack_from(data, _REASON_AT)
+    start = _REASON_AT + _REASON.size
+    return (seq, token), data[start : start + length].decode(errors="replace")
 
 
 def identity() -> dict[str, object]:

@@ -13,6 +13,7 @@ from waiting import wait_until
 
 from localq.message import Claim, Message, Outcome
 from localq.recovery import EARLY, LATE, LATE_REJECT
+from localq.storage.base import Started
 from localq.storage.owners import NOTES_SIZE, Owners, identity, is_running
 
 
@@ -187,16 +188,16 @@ def notes_after(owners, act):
     other = Other(owners.directory, act)
     other.kill()
     estate = owners.notes(other.name, [])
-    return estate.started, estate.mode, list(estate.ended)
+    return list(estate.started), list(estate.ended)
 
 
 @pytest.mark.parametrize("mode", [EARLY, LATE, LATE_REJECT])
 def test_a_task_that_has_begun_is_known_by_its_token_and_its_mode(owners, mode):
-    assert notes_after(owners, lambda owner: owner.begin(claim(5, 2), mode)) == ((5, 2), mode, [])
+    assert notes_after(owners, lambda owner: owner.begin(claim(5, 2), mode)) == ([Started(5, 2, mode)], [])
 
 
 def test_nothing_begun_nothing_noted(owners):
-    assert notes_after(owners, lambda owner: None) == (None, 0, [])
+    assert notes_after(owners, lambda owner: None) == ([], [])
 
 
 def test_a_task_that_has_ended_is_not_taken_for_running(owners):
@@ -204,8 +205,8 @@ def test_a_task_that_has_ended_is_not_taken_for_running(owners):
         owner.begin(claim(1), EARLY)
         owner.end(Outcome(1, 2, "id-1", "SUCCESS"))
 
-    started, _, ended = notes_after(owners, act)
-    assert started is None
+    started, ended = notes_after(owners, act)
+    assert started == []
     assert [outcome.id for outcome in ended] == ["id-1"]
 
 
@@ -216,8 +217,8 @@ def test_ended_outcomes_are_noted_in_order_beside_the_running_task(owners):
             owner.end(Outcome(seq, 2, f"id-{seq}", "SUCCESS", result=b"\0\xff"))
         owner.begin(claim(3), LATE)
 
-    started, mode, ended = notes_after(owners, act)
-    assert (started, mode) == ((3, 2), LATE)
+    started, ended = notes_after(owners, act)
+    assert started == [Started(3, 2, LATE)]
     assert [(o.seq, o.state, o.result) for o in ended] == [(1, "SUCCESS", b"\0\xff"), (2, "SUCCESS", b"\0\xff")]
 
 
@@ -227,7 +228,7 @@ def test_what_was_settled_is_not_noted_any_more(owners):
         owner.end(Outcome(1, 2, "id-1", "SUCCESS"))
         owner.settled()
 
-    assert notes_after(owners, act) == (None, 0, [])
+    assert notes_after(owners, act) == ([], [])
 
 
 def test_a_new_batch_after_a_long_one_leaves_nothing_of_the_old(owners):
@@ -239,8 +240,20 @@ def test_a_new_batch_after_a_long_one_leaves_nothing_of_the_old(owners):
         owner.begin(claim(99), EARLY)
         owner.end(Outcome(99, 2, "new", "SUCCESS"))
 
-    _, _, ended = notes_after(owners, act)
+    _, ended = notes_after(owners, act)
     assert [outcome.id for outcome in ended] == ["new"]
+
+
+def test_why_a_process_is_killed_is_noted_for_that_task_only(owners):
+    def act(owner):
+        owner.begin(claim(1), EARLY, deadline=5.5)
+        owner.begin(claim(2), LATE, place=1)
+        owners.condemn(owner.name, 2, 2, "its time is over: \u00fc" * 40)
+
+    started, _ = notes_after(owners, act)
+    assert [each.reason[:19] for each in started] == ["", "its time is over: \u00fc"]
+    assert started[0] == Started(1, 2, EARLY, 5.5)
+    owners.condemn("nobody", 1, 1, "gone already")
 
 
 def test_an_outcome_that_does_not_fit_is_refused_and_what_was_noted_stays(owners):

@@ -16,7 +16,7 @@ from localq.exceptions import ImproperlyConfigured
 from localq.message import LEADS_BY_GROUP, Claim, Message, Outcome, Want
 from localq.recovery import EARLY, LATE, LATE_REJECT, RETRY, Mode, exit_reason, given_back, mode_of, sweep, verdicts
 from localq.serialization import decode, exception_from
-from localq.storage.base import Estate
+from localq.storage.base import Estate, Started
 from localq.storage.owners import identity
 from localq.testing.clock import FakeClock
 
@@ -32,7 +32,7 @@ def claim(seq=1, token=1, redeliveries=0, **fields):
 
 def verdict(mode, parent_lives, redeliveries=0, limit=3, **fields):
     one = claim(redeliveries=redeliveries, **fields)
-    (outcome,) = verdicts(Estate([one], (1, 1), mode, []), parent_lives, "signal 9 (SIGKILL)", limit)
+    (outcome,) = verdicts(Estate([one], [Started(1, 1, mode)]), parent_lives, "signal 9 (SIGKILL)", limit)
     return outcome
 
 
@@ -85,25 +85,23 @@ def test_retries_without_a_limit_are_ended_by_the_crashes():
 @pytest.mark.parametrize("mode", [EARLY, LATE, LATE_REJECT, TWICE])
 @pytest.mark.parametrize("parent_lives", [True, False])
 def test_a_reserved_task_goes_back_uncharged_in_every_mode(mode, parent_lives):
-    estate = Estate([claim(1), claim(2)], (1, 1), mode, [])
+    estate = Estate([claim(1), claim(2)], [Started(1, 1, mode)])
     outcome = verdicts(estate, parent_lives, "gone", 3)[1]
     assert (outcome.seq, outcome.ended, outcome.charged, outcome.state) == (2, False, 0, None)
 
 
 def test_an_ended_task_ends_as_it_was_noted():
     noted = Outcome(1, 1, "id-1", "SUCCESS", result=b"1")
-    assert verdicts(Estate([claim(1)], (1, 1), EARLY, [noted]), False, "gone", 3) == [noted]
+    assert verdicts(Estate([claim(1)], [Started(1, 1, EARLY)], [noted]), False, "gone", 3) == [noted]
 
 
 def test_a_note_of_an_older_claim_counts_for_nothing():
     noted = Outcome(1, 1, "id-1", "SUCCESS", result=b"1")
-    assert verdicts(Estate([claim(1, token=2)], None, EARLY, [noted]), False, "gone", 3) == [
-        given_back(claim(1, token=2))
-    ]
+    assert verdicts(Estate([claim(1, token=2)], (), [noted]), False, "gone", 3) == [given_back(claim(1, token=2))]
 
 
 def test_between_two_tasks_nothing_counts_as_started():
-    outcomes = verdicts(Estate([claim(1), claim(2)], None, EARLY, []), False, "gone", 3)
+    outcomes = verdicts(Estate([claim(1), claim(2)], ()), False, "gone", 3)
     assert [(o.ended, o.charged) for o in outcomes] == [(False, 0)] * 2
 
 
@@ -136,7 +134,7 @@ def test_a_lost_task_says_why_how_it_runs_again_and_how_others_do_so_by_themselv
 
 
 def test_the_command_that_runs_a_lost_task_again_names_the_store():
-    (outcome,) = verdicts(Estate([claim(1)], (1, 1), EARLY, []), True, "gone", 3, "sqlite:////my jobs/q")
+    (outcome,) = verdicts(Estate([claim(1)], [Started(1, 1, EARLY)]), True, "gone", 3, "sqlite:////my jobs/q")
     assert "`localq -b 'sqlite:////my jobs/q' task retry id-1`" in str(error(outcome))
 
 
@@ -157,8 +155,8 @@ def test_every_claim_of_an_estate_gets_exactly_one_verdict(parts, mode):
     ended = [
         Outcome(c.seq, c.token, c.message.id, "SUCCESS") for c, p in zip(claims, parts, strict=True) if p == "ended"
     ]
-    running = next(((c.seq, c.token) for c, p in zip(claims, parts, strict=True) if p == "started"), None)
-    outcomes = verdicts(Estate(claims, running, mode, ended), True, "gone", 3)
+    running = [Started(c.seq, c.token, mode) for c, p in zip(claims, parts, strict=True) if p == "started"]
+    outcomes = verdicts(Estate(claims, running, ended), True, "gone", 3)
     assert [(o.seq, o.token) for o in outcomes] == [(c.seq, c.token) for c in claims]
 
 

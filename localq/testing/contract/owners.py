@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from localq.states import READY
-from localq.storage.base import Doing, Entry, Owner, Storage
+from localq.storage.base import Doing, Entry, Owner, Started, Storage
 from localq.testing.contract.made import Made
 from localq.testing.contract.words import (
     PATIENCE_S,
@@ -58,16 +58,16 @@ class OwnerContract(Made):
         storage.retire(owner.name)
         assert [info.name for info in storage.owners()] == [other.name]
         estate = storage.estate(owner.name)
-        assert (estate.claims, estate.started, list(estate.ended)) == ([], None, [])
+        assert (estate.claims, estate.started, list(estate.ended)) == ([], (), [])
 
     def test_an_estate_tells_started_from_reserved(self, storage: Storage, owner: Owner) -> None:
         storage.put([message("a"), message("b")])
         a, b = take(storage, owner)
-        assert storage.estate(owner.name)[:2] == ([a, b], None)
+        assert storage.estate(owner.name)[:2] == ([a, b], ())
         for mode in (2, 2**64 - 1):
             owner.begin(a, mode)
             estate = storage.estate(owner.name)
-            assert (estate.claims, estate.started, estate.mode) == ([a, b], (a.seq, a.token), mode)
+            assert (estate.claims, estate.started) == ([a, b], (Started(a.seq, a.token, mode),))
             assert list(estate.ended) == []
 
     def test_an_estate_has_the_outcomes_that_were_not_settled(self, storage: Storage, owner: Owner) -> None:
@@ -79,9 +79,8 @@ class OwnerContract(Made):
             assert owner.end(noted)
         owner.begin(c, mode=3)
         estate = storage.estate(owner.name)
-        assert (estate.started, estate.mode, estate.ended) == (
-            (c.seq, c.token),
-            3,
+        assert (estate.started, estate.ended) == (
+            (Started(c.seq, c.token, 3),),
             [full, outcome(b, result=b"\x00\xff")],
         )
 
@@ -90,10 +89,10 @@ class OwnerContract(Made):
         claim = take_one(storage, owner)
         owner.begin(claim, mode=1)
         assert owner.end(outcome(claim))
-        assert storage.estate(owner.name).started is None
+        assert storage.estate(owner.name).started == ()
         storage.settle([outcome(claim)])
         owner.settled()
-        assert (storage.estate(owner.name).started, storage.estate(owner.name).ended) == (None, [])
+        assert (storage.estate(owner.name).started, storage.estate(owner.name).ended) == ((), [])
 
     def test_an_owner_without_a_journal_says_that_it_noted_nothing(self, storage: Storage) -> None:
         owner = storage.enlist({}, journal=False)
@@ -102,8 +101,24 @@ class OwnerContract(Made):
         owner.begin(claim, mode=1)
         assert not owner.end(outcome(claim))
         owner.settled()
-        assert (storage.estate(owner.name).started, list(storage.estate(owner.name).ended)) == (None, [])
+        assert (storage.estate(owner.name).started, list(storage.estate(owner.name).ended)) == ((), [])
         owner.close()
+
+    def test_what_runs_at_the_same_time_is_noted_each_in_its_place(self, storage: Storage, owner: Owner) -> None:
+        storage.put([message("a"), message("b"), message("c")])
+        a, b, c = take(storage, owner)
+        owner.begin(a, mode=1, place=1)
+        owner.begin(b, mode=2, deadline=7.5, place=2)
+        owner.begin(c, mode=3)
+        assert set(storage.estate(owner.name).started) == {
+            Started(a.seq, a.token, 1), Started(b.seq, b.token, 2, 7.5), Started(c.seq, c.token, 3),
+        }  # fmt: skip
+        owner.end(outcome(b))
+        assert {each.seq for each in storage.estate(owner.name).started} == {a.seq, c.seq}
+        storage.settle([outcome(b), outcome(c)])
+        owner.settled()
+        owner.free(2)
+        assert storage.estate(owner.name).started == (Started(a.seq, a.token, 1),)
 
     # -- recall --------------------------------------------------------------------------------------
 
@@ -139,7 +154,7 @@ class OwnerContract(Made):
         assert info.doing is not None
         estate = storage.estate(owner.name, recalled=info.doing.batch)
         assert (estate.batch, estate.started, list(estate.ended)) == (
-            info.doing.batch, (b.seq, b.token), [outcome(a)],
+            info.doing.batch, (Started(b.seq, b.token),), [outcome(a)],
         )  # fmt: skip
         assert not owner.begin(c, mode=0)
         assert owner.turn()
@@ -207,7 +222,7 @@ class OwnerContract(Made):
         assert dead.about["kind"] == "mortal"
         estate = storage.estate(dead.name)
         a, b = estate.claims
-        assert (ids([a, b]), estate.started, estate.mode) == (["a", "b"], (b.seq, b.token), 2)
+        assert (ids([a, b]), estate.started) == (["a", "b"], (Started(b.seq, b.token, 2),))
         assert list(estate.ended) == [outcome(a, result=b"3")]
         storage.settle([*estate.ended, given_back(b, charged=1)])
         storage.retire(dead.name)
