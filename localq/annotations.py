@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from localq.exceptions import ImproperlyConfigured
+from localq.options import TASK_OPTIONS, check_names, refuse_of_task
 from localq.registry import symbol
 
 
@@ -22,14 +23,23 @@ def attributes_for(setting: Any, task: Any) -> dict[str, Any]:
     """Return what the setting says of a task: its attributes by name, wrappers by "@name".
 
     Raises:
-        ImproperlyConfigured: the setting is nothing that says so.
+        ImproperlyConfigured: the setting is nothing that says so, or names what is almost an option.
+        TypeError, ValueError, SerializerNotInstalled: an option cannot have that value.
     """
     if setting is None:
         return {}
     sources = [_source(each) for each in (setting if isinstance(setting, list | tuple) else (setting,))]
     of_one = next(filter(None, (_of_one(source, task) for source in sources)), {})
     of_any = next(filter(None, map(_of_any, sources)), {})
-    return {**of_one, **of_any}
+    found = {**of_one, **of_any}
+    try:
+        check_names(task.name, found, lambda name: name.startswith("@") or hasattr(task, name))
+    except TypeError as exc:
+        raise ImproperlyConfigured(f"task_annotations: {exc}") from None
+    for name, value in found.items():
+        if name in TASK_OPTIONS:
+            refuse_of_task(TASK_OPTIONS[name], value, f"task {task.name!r} in task_annotations")
+    return found
 
 
 def annotated(kind: type, attributes: Mapping[str, Any]) -> type:

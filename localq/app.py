@@ -108,7 +108,7 @@ class LocalQ(Registrar, Parts):
         **conf: Any,
     ) -> None:
         self.main = main
-        self.made_by = _caller()
+        self.made_by, made_in = _caller()
         self.conf = Settings(changes, namespace or "", os.path.dirname(self.made_by) if self.made_by else None)
         modules = include if include is None or isinstance(include, str) else tuple(include)
         given = {"broker_url": broker, "result_backend": backend, "include": modules, "store_durability": durability}
@@ -126,7 +126,7 @@ class LocalQ(Registrar, Parts):
         #: Finds the queues of calls; `router.queues` are the app's queues.
         self.router = Router(self.conf)
         self._bind_all()
-        self.backend = Backend(self.conf, main, self.made_by, store)
+        self.backend = Backend(self.conf, main, self.made_by, store, made_in)
         self.backend.app = self
         self._start_afresh()
         if set_as_current:
@@ -291,9 +291,12 @@ class LocalQ(Registrar, Parts):
             result_cls: the class of the handle.
 
         Raises:
-            TypeError: an option does not exist, or the arguments are no list and mapping.
+            TypeError: the name is none, an option does not exist, or the arguments are no list and mapping.
             OperationalError: the store could not take it; nothing was written.
         """
+        if not isinstance(name, str) or not name:
+            hint = "; to send a task itself, call its apply_async()" if isinstance(name, BaseTask) else ""
+            raise TypeError(f"send_task takes the name of a task, got {name!r}{hint}")
         if self.conf.task_always_eager:
             warnings.warn(f"task_always_eager has no effect on send_task({name!r})", AlwaysEagerIgnored, stacklevel=2)
         if not isinstance(args or (), tuple | list) or not isinstance(kwargs or {}, Mapping):
@@ -425,13 +428,16 @@ def _again(kind: type[LocalQ], keywords: dict[str, Any]) -> LocalQ:
     return kind(set_as_current=False, **keywords)
 
 
-def _caller() -> str | None:
-    """Return the file whose code is making an app; None if it is not a file."""
+def _caller() -> tuple[str | None, str | None]:
+    """Return the file whose code is making an app, None if it is not a file; and its module's name if it has one."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
     file = frame.f_code.co_filename
-    return os.path.abspath(file) if os.path.isfile(file) else None
+    spec, name = frame.f_globals.get("__spec__"), frame.f_globals.get("__name__")
+    if name == "__main__":
+        name = spec.name if spec is not None else None  # python -m shop.app; a script has none
+    return (os.path.abspath(file), name) if os.path.isfile(file) else (None, None)
 
 
 def _cut(node: canvas.Node, above: canvas.Node | None) -> canvas.Node:

@@ -27,6 +27,7 @@ class Backend:
         conf: the app's settings.
         app_name: the app's main name.
         made_by: the file whose code made the app.
+        made_in: the name of that module; None if it was run as a script.
         given: what the app was told; a path, a URL, or None: the settings broker_url and result_backend decide.
 
     Attributes:
@@ -45,8 +46,9 @@ class Backend:
         app_name: str | None,
         made_by: str | None,
         given: str | os.PathLike[str] | None,
+        made_in: str | None = None,
     ) -> None:
-        self.conf, self.app_name, self.made_by = conf, app_name, made_by
+        self.conf, self.app_name, self.made_by, self.made_in = conf, app_name, made_by, made_in
         self._given = given
         self._location: Location | None = None
         self.start_afresh()
@@ -126,12 +128,6 @@ class Backend:
         kept: dict[bool, Bell] = self.bells.kept
         kept[own] = self.storage.bell(replies=self.oid if own else "*")
         return kept[own]
-
-    def worker_hint(self, queue: str) -> str:
-        """Return the command that starts a worker for this app and queue."""
-        module = Path(self.made_by).stem if self.made_by else "your_module"
-        choice = "" if queue == self.conf.task_default_queue else f" -Q {queue}"
-        return f"localq -A {module} worker{choice}"
 
     def close(self) -> None:
         """Let go of the store; the next use opens it again."""

@@ -13,12 +13,17 @@ Must not know apps, tasks or stores; "something that sends" is a protocol.
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Protocol
 
 from localq.context import current_app
+from localq.exceptions import LocalqWarning
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, new_id
+from localq.options import check_call_names
 from localq.serialization import safe_repr
 
 #: `Step.feed`, and the header of the same name.
@@ -44,6 +49,8 @@ class Signature(dict[str, Any]):
     """
 
     subtask_type: str | None = None
+    #: Options that are no call's.
+    _own_options: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -58,11 +65,14 @@ class Signature(dict[str, Any]):
         if isinstance(task, dict):
             super().__init__(task)
         else:
+            given = {**(options or {}), **more}
+            if given:
+                check_call_names(given, self._own_options)
             super().__init__(
                 task=getattr(task, "name", task),
                 args=tuple(args or ()),
                 kwargs=dict(kwargs or {}),
-                options={**(options or {}), **more},
+                options=given,
                 subtask_type=self.subtask_type,
                 immutable=immutable,
             )
@@ -132,6 +142,7 @@ class Signature(dict[str, Any]):
         """Set options on this signature and return it."""
         if immutable is not None:
             self.set_immutable(immutable)
+        check_call_names(options, self._own_options)
         self.options.update(options)
         return self
 
@@ -157,6 +168,8 @@ class Signature(dict[str, Any]):
         return self
 
     def _append(self, name: str, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            raise TypeError(f"{name} takes a signature, got {given!r}: write task.s(...)")
         known = self.options.get(name) or []
         each = [known] if isinstance(known, dict) else list(known)
         if given not in each:
@@ -285,6 +298,8 @@ class chord(Signature):
     """A body that runs once, with the list of the results of every member of its header."""
 
     subtask_type = "chord"
+    #: Of Celery's polling, which is not done here.
+    _own_options = frozenset({"interval", "max_retries"})
 
     def __init__(self, header: Any, body: Any = None, app: Any = None, **options: Any) -> None:
         if isinstance(header, dict) and header.get("subtask_type") == "chord":
@@ -472,6 +487,7 @@ class Plan:
         if isinstance(sig, chain):
             return self._lay_chain(sig, before)
         if isinstance(sig, chord):
+            _warn_of_lost(sig)
             # When a chord is to begin is when its header is.
             when = {key: sig.options[key] for key in ("countdown", "eta") if key in sig.options}
             return self._lay(sig.body, self._lay(sig.header.clone(**when) if when else sig.header, before))
@@ -479,6 +495,8 @@ class Plan:
             return self._lay(sig.group(), before)
         if isinstance(sig, group):
             return self._lay_group(sig, before)
+        if not isinstance(sig["task"], str) or not sig["task"]:
+            raise TypeError(f"{sig['task']!r} is no name of a task: a signature needs one to be sent")
         step = Step(sig, sig.id or new_id())
         self._wait_for(step, before)
         self.steps.append(step)
@@ -492,6 +510,11 @@ class Plan:
         steps = _with_options(sig, sig.tasks)
         if not steps:
             raise ValueError("an empty chain cannot be sent: give it at least one task")
+        if len(steps) > 1 and sig.options.get("link_error"):
+            _warn(
+                "link_error of a chain is told if its first task fails, and not yet of the others: give it to each "
+                "task, as task.s(...).on_error(errback)"
+            )
         for each in steps:
             before = self._lay(each, before)
         assert before is not None
@@ -529,6 +552,35 @@ class Plan:
                 end.leads |= LEADS_BY_GROUP
 
 
+def _warn_of_lost(sig: chord) -> None:
+    """Warn of what a chord's options ask for, and nobody does yet."""
+    if sig.options.get("link_error"):
+        _warn(
+            "link_error of a chord is not told yet: give it to the tasks of its header, and to its body, as "
+            "task.s(...).on_error(errback)"
+        )
+    lost = sorted(name for name in sig.options.keys() - _OF_CHORDS if sig.options[name] is not None)
+    if lost:
+        _warn(f"options of a chord have no effect yet: {', '.join(lost)}; set them on its body, body.set(...)")
+    if sig.body.options.get("link_error"):
+        _warn("link_error of a chord's body is told if the body fails, and not yet if a task of its header does")
+
+
+def _warn(text: str) -> None:
+    """Warn at the line of the user's that sends the workflow, however deep below it this is."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"{text} (this version of localq)", LocalqWarning, stacklevel=level)
+
+
+_PACKAGE = os.path.dirname(__file__) + os.sep
+
+
+#: Options of a chord that are obeyed, or warned of by themselves.
+_OF_CHORDS = chord._own_options | {"countdown", "eta", "link_error", "task_id", "add_to_parent"}
+
+
 def _as_tuple(node: Node, until: Node) -> Any:
     """Write the result of a part of a workflow as Celery does, up to what stands before it."""
     above = None if node.parent is until or node.parent is None else _as_tuple(node.parent, until)
@@ -541,7 +593,7 @@ def _flat(sig: group) -> list[Signature]:
     shared = {k: v for k, v in sig.options.items() if k != "task_id"}
     found: list[Signature] = []
     for each in sig.tasks:
-        found += _flat(each) if isinstance(each, group) else [each.clone(**shared) if shared else each]
+        found += _flat(each) if isinstance(each, group) else [_given(each, shared) if shared else each]
     return found
 
 
@@ -550,7 +602,16 @@ def _with_options(sig: Signature, steps: list[Signature]) -> list[Signature]:
     options = dict(sig.options)
     task_id = options.pop("task_id", None)
     if steps and options:
-        steps[0] = steps[0].clone(**options)
+        steps[0] = _given(steps[0], options)
     if steps and task_id is not None:
         steps[-1] = steps[-1].clone(task_id=task_id)
     return steps
+
+
+def _given(sig: Signature, options: Mapping[str, Any]) -> Signature:
+    """Return a copy with the options of the workflow it is in; errbacks of its own stay beside the workflow's."""
+    new: Signature = sig.clone(**{name: value for name, value in options.items() if name != "link_error"})
+    errbacks = options.get("link_error") or ()
+    for each in [errbacks] if isinstance(errbacks, Mapping) else errbacks:
+        new.link_error(each)
+    return new

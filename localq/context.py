@@ -198,7 +198,6 @@ def _facts(claim: Claim, is_eager: bool, is_high_first: bool) -> dict[str, Any]:
         "retries": message.retries,
         "origin": message.origin,
         "reply_to": message.reply_to,
-        "correlation_id": message.id,
         "root_id": message.id,
         "delivery_info": delivery,
         "group": message.group_id,
@@ -216,6 +215,7 @@ def _facts(claim: Claim, is_eager: bool, is_high_first: bool) -> dict[str, Any]:
         "correlation_id": message.id, "reply_to": facts["reply_to"], "priority": priority,
         "delivery_mode": 2, **headers.get("properties", {}),
     }  # fmt: skip
+    facts["correlation_id"] = facts["properties"]["correlation_id"]
     own = {key: value for key, value in (headers.get("headers") or {}).items() if not hasattr(Context, key)}
     return {**own, **facts}
 

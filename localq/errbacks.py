@@ -17,6 +17,11 @@ from localq.message import Message
 
 logger = logging.getLogger("localq.errbacks")
 
+_RULE = (
+    "it is called with (request, exc, traceback) if it takes more than one argument and is not bound, and else sent as "
+    "a task with the id of the one that failed"
+)
+
 
 def told(app: Any, request: Context, exc: BaseException, traceback: str) -> tuple[Message, ...]:
     """Tell the errbacks of a failed attempt.
@@ -33,7 +38,7 @@ def told(app: Any, request: Context, exc: BaseException, traceback: str) -> tupl
             else:
                 sends += _sent(app, request, errback)
         except Exception:
-            logger.exception("errback %r of task %s[%s] failed", each, request.task, request.id)
+            logger.exception("errback %r of task %s[%s] failed; %s", each, request.task, request.id, _RULE)
     return tuple(sends)
 
 

@@ -218,7 +218,8 @@ class Executor:
 
     def _log_failure(self, task: Any, m: Message, exc: BaseException, einfo: Einfo) -> None:
         name = shown_name(m)
-        if task is not None and isinstance(exc, tuple(task.throws)):
+        throws = () if task is None else task.throws
+        if isinstance(exc, throws if isinstance(throws, type) else tuple(throws)):
             logger.info("Task %s[%s] raised expected: %r", name, m.id, exc)
         else:
             logger.error("Task %s[%s] raised unexpected: %s\n%s", name, m.id, safe_repr(exc), einfo.traceback)

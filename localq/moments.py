@@ -32,14 +32,21 @@ def seconds(what: str, value: Any) -> float:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{what}={value!r} is no time: give seconds as a number, or a timedelta")
+        raise TypeError(f"{what}={value!r} is no time: give seconds as a number, or a timedelta{_more(what)}")
     try:
         found = float(value)
     except OverflowError:
-        found = math.inf
+        raise ValueError(f"{what} is out of range: years up to 9999 are possible") from None
+    if not math.isfinite(found):
+        raise ValueError(f"{what}={value!r} is no time: give a finite number of seconds")
     if not LEAST_S <= found < math.inf:
         raise ValueError(f"{what} is out of range: {value!r}; give seconds, {LEAST_S} at least")
     return found
+
+
+def _more(what: str) -> str:
+    """Name what else is taken where seconds are not all: for errors."""
+    return ", a datetime or ISO text" if what.startswith("expires") else ""
 
 
 def later(what: str, value: Any, now: float | None) -> float:

@@ -9,17 +9,24 @@ declaration, and whoever obeys it. Must not know tasks, apps or messages, and ob
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from localq import rates
-from localq.exceptions import LocalqWarning
+from localq import moments, rates
+from localq.exceptions import LocalqWarning, SerializerNotInstalled
+from localq.queues import TYPES, is_exchange, is_queue
 from localq.registry import nearest
+from localq.serialization import fault_of_serializer
 
 #: `Option.effect` of what nothing obeys yet.
 NOT_YET = "has no effect yet in this version of localq"
 #: How alike a name must be to one of ours to be a mistake, where other names have a meaning too.
 _ALIKE = 0.7
+#: ... and where those of the user's own classes stand beside it.
+_VERY_ALIKE = 0.8
+#: What decorators take besides a task's options; words as short as these need a closer look (`kind` is no `bind`).
+_OF_DECORATORS = ("bind", "base", "lazy", "shared", "filter")
+_SHORT_ALIKE = 0.85
 
 
 class Option(NamedTuple):
@@ -32,6 +39,7 @@ class Option(NamedTuple):
         setting: decides where a task says None.
         header: the request's attribute of that name is what the call says.
         effect: what a user must be told who uses it; empty if it is obeyed.
+        error: the exception for what `check` finds.
     """
 
     name: str
@@ -44,6 +52,7 @@ class Option(NamedTuple):
     setting: str | None = None
     header: str | None = None
     effect: str = ""
+    error: type[Exception] = ValueError
 
     def refuse(self, value: Any, whose: str) -> None:
         """Raise an error if this is no value of the option.
@@ -51,6 +60,7 @@ class Option(NamedTuple):
         Raises:
             TypeError: it has the wrong type.
             ValueError: it is out of range.
+            SerializerNotInstalled: there is no such serializer.
         """
         if value is None or value is self.default:
             return
@@ -60,7 +70,7 @@ class Option(NamedTuple):
             raise TypeError(f"option {self.name}={value!r} of {whose}: expected {kinds} ({self.doc})")
         wrong = self.check(value) if self.check else ""
         if wrong:
-            raise ValueError(f"option {self.name}={value!r} of {whose}: {wrong} ({self.doc})")
+            raise self.error(f"option {self.name}={value!r} of {whose}: {wrong} ({self.doc})")
 
     def warn(self, whose: str, stacklevel: int) -> None:
         """Say what a user must know who has used it."""
@@ -76,31 +86,39 @@ def _not_negative(value: float) -> str:
 
 
 def _priority(value: int) -> str:
-    return "" if 0 <= value <= 255 else "it is out of range: 0 is first, 255 last, whole numbers between"
+    return "" if 0 <= value <= 255 else "it is out of range"
 
 
 def _rate(value: str | float) -> str:
     try:
         rates.parse(value)
-    except ValueError as exc:
-        return str(exc)
+    except ValueError:
+        return f"expected {rates.FORMS}"
     return ""
 
 
-def _classes(value: Iterable[Any]) -> str:
-    wrong = [each for each in value if not (isinstance(each, type) and issubclass(each, BaseException))]
+def _classes(value: Any) -> str:
+    classes = value if isinstance(value, tuple | list) else (value,)
+    wrong = [each for each in classes if not (isinstance(each, type) and issubclass(each, BaseException))]
     return f"{wrong[0]!r} is no exception class" if wrong else ""
 
 
 def _queue(value: Any) -> str:
-    # Celery takes kombu's Queue objects too; they have names.
-    return "" if isinstance(getattr(value, "name", value), str) else "expected the name of a queue"
+    return "" if isinstance(value, str) or is_queue(value) else "expected the name of a queue, or a Queue"
+
+
+def _exchange(value: Any) -> str:
+    return "" if isinstance(value, str) or is_exchange(value) else "expected the name of an exchange, or an Exchange"
+
+
+def _exchange_type(value: str) -> str:
+    return "" if value in TYPES else f"expected one of {', '.join(TYPES)}{nearest(value, TYPES)}"
 
 
 def _signatures(value: Any) -> str:
-    each = [value] if isinstance(value, Mapping) else value
+    each = value if isinstance(value, list | tuple) else [value]
     wrong = next((one for one in each if not isinstance(one, Mapping)), None)
-    return f"{wrong!r} is no signature: write task.s(...)" if wrong is not None else ""
+    return f"{'it' if wrong is value else repr(wrong)} is no signature: write task.s(...)" if wrong is not None else ""
 
 
 #: Celery's keys of a retry policy, and their values where nothing else is said.
@@ -123,7 +141,6 @@ def _policy(value: Mapping[str, Any]) -> str:
 # -- The declarations ------------------------------------------------------------------------------
 
 _NUMBER, _FLAG, _TEXT, _WHOLE, _MANY = (int, float), (bool,), (str,), (int,), (tuple, list)
-_SIGNATURES = (dict, list, tuple)
 #: One place only: arguments of `Option`.
 _TASK: dict[str, Any] = {"on_call": False}
 _CALL: dict[str, Any] = {"on_task": False}
@@ -137,7 +154,8 @@ OPTIONS: dict[str, Option] = {
         # When it runs again, and what its end means.
         Option("max_retries", "retries after the first attempt; None for ever", _WHOLE, _not_negative, 3, **_TASK),
         Option("default_retry_delay", "seconds before a retry", _NUMBER, _not_negative, 180, **_TASK),
-        Option("throws", "exceptions that are no surprise", _MANY, _classes, (), **_TASK),
+        Option("throws", "exceptions that are no surprise: a class, or a tuple of them", (*_MANY, type), _classes, (),
+               **_TASK),
         Option("acks_late", "it may run again if its worker dies", _FLAG, setting="task_acks_late", **_TASK),
         Option(
             "reject_on_worker_lost", "... also if only its process dies", _FLAG,
@@ -169,11 +187,12 @@ OPTIONS: dict[str, Option] = {
         Option("argsrepr", "text to show instead of the positional arguments", _TEXT, header="argsrepr", **_CALL),
         Option("kwargsrepr", "text to show instead of the keyword arguments", _TEXT, header="kwargsrepr", **_CALL),
         # Where and when.
-        Option("queue", "a queue or its name; wins over routes", (), _queue),
-        Option("exchange", "an exchange or its name; see routing"),
-        Option("exchange_type", "direct, topic or fanout, of an exchange that task_queues does not know", _TEXT),
+        Option("queue", "wins over routes", (), _queue, error=TypeError),
+        Option("exchange", "see localq.routing", (), _exchange, error=TypeError),
+        Option("exchange_type", "of an exchange that task_queues does not know", _TEXT, _exchange_type),
         Option("routing_key", "what leads from the exchange to queues", _TEXT),
-        Option("priority", "0 (first) to 255 (last); see task_priority_order", _WHOLE, _priority),
+        Option("priority", "a whole number, 0 is first, 255 last; task_priority_order turns it round", _WHOLE,
+               _priority),
         Option("delivery_mode", "accepted: every message is on disk", (int, str)),
         Option("mandatory", "accepted: a put is stored or raises", _FLAG, **_CALL),
         Option("immediate", "accepted, see mandatory", _FLAG, **_CALL),
@@ -182,12 +201,13 @@ OPTIONS: dict[str, Option] = {
         Option("expires", "seconds from now, datetime or ISO text after which it must not start"),
         Option("expiration", "Celery's name for a broker's own limit", _NUMBER, _not_negative, **_CALL,
                effect="has no effect here: there is no broker; say expires=..."),
-        Option("rate_limit", "starts a second, or '100/m', in all workers together", (str, int, float), _rate,
+        Option("rate_limit", "how often it may start, in all workers together", (str, int, float), _rate,
                setting="task_default_rate_limit", **_TASK),
         Option("time_limit", "seconds after which it is stopped", _NUMBER, _not_negative, effect=NOT_YET),
         Option("soft_time_limit", "seconds after which it is told", _NUMBER, _not_negative, effect=NOT_YET),
         # How it is written, and put.
-        Option("serializer", "name of the serializer of the arguments", _TEXT, setting="task_serializer"),
+        Option("serializer", "what its arguments are written by", _TEXT, fault_of_serializer,
+               setting="task_serializer", error=SerializerNotInstalled),
         Option("compression", "name of a compression of the arguments", _TEXT, effect=NOT_YET),
         Option("retry", "try a put again that failed because the store was full or busy", _FLAG, **_CALL),
         Option("retry_policy", "how often, and after how long", (Mapping,), _policy, **_CALL),
@@ -201,10 +221,10 @@ OPTIONS: dict[str, Option] = {
         Option("group_index", "its place in the group", _WHOLE, header="group_index", **_CALL),
         Option("chord", "body of the chord it is in, for request.chord", header="chord", **_CALL),
         Option("chain", "what comes after it, last first, for request.chain", _MANY, header="chain", **_CALL),
-        Option("link", "signature, or list of them, sent with its result", _SIGNATURES, _signatures,
-               header="callbacks", **_CALL),
-        Option("link_error", "signature, or list of them, called if it fails", _SIGNATURES, _signatures,
-               header="errbacks", **_CALL),
+        Option("link", "signature, or list of them, sent with its result", (), _signatures,
+               header="callbacks", error=TypeError, **_CALL),
+        Option("link_error", "signature, or list of them, called if it fails", (), _signatures,
+               header="errbacks", error=TypeError, **_CALL),
         Option("add_to_parent", "be a child of the task that sends it", _FLAG, **_CALL),
         Option("reply_to", "text for request.reply_to", _TEXT, header="reply_to", **_CALL),
         Option("origin", "text for request.origin", _TEXT, header="origin", **_CALL),
@@ -252,9 +272,24 @@ def check_task(name: str, attributes: Mapping[str, Any]) -> None:
     whose = f"task {name!r}"
     for key, option in TASK_OPTIONS.items():
         value = attributes.get(key)
-        option.refuse(value, whose)
+        refuse_of_task(option, value, whose)
         if value is not None and value != option.default and option.effect:
             option.warn(whose, 5)
+
+
+def refuse_of_task(option: Option, value: Any, whose: str) -> None:
+    """Raise an error if this is no value of a task's option.
+
+    Raises:
+        TypeError, ValueError, SerializerNotInstalled: names the value, the reason and what is right.
+    """
+    option.refuse(value, whose)
+    if option.name == "expires" and value is not None:  # a call's is read where it is sent
+        try:
+            moments.end("expires", value, 0.0, None)
+        except (TypeError, ValueError) as exc:
+            why = str(exc).removeprefix(f"expires={value!r} is ")
+            raise type(exc)(f"option expires={value!r} of {whose}: {why}") from None
 
 
 def check_names(name: str, given: Iterable[str], known: Callable[[str], bool]) -> None:
@@ -264,13 +299,33 @@ def check_names(name: str, given: Iterable[str], known: Callable[[str], bool]) -
         known: whether the task's class has an attribute of this name.
     """
     for key in given:
-        hint = "" if key in TASK_OPTIONS or known(key) else nearest(key, TASK_OPTIONS, _ALIKE)
+        hint = "" if key in TASK_OPTIONS or known(key) else _hint(key)
         if hint:
             raise TypeError(f"a task has no option {key!r}{hint} (task {name!r})")
 
 
-def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
+def _hint(key: str) -> str:
+    return nearest(key, TASK_OPTIONS, _ALIKE) or nearest(key, _OF_DECORATORS, _SHORT_ALIKE)
+
+
+def warn_of_near_misses(kind: type, stacklevel: int) -> None:
+    """Warn of attributes in a class of tasks that look like misspelt options; no error, for they may be the user's."""
+    for key, value in vars(kind).items():
+        if key in TASK_OPTIONS or key.startswith("_") or callable(value) or hasattr(value, "__get__"):
+            continue
+        hint = "" if any(key in vars(base) for base in kind.__mro__[1:]) else nearest(key, TASK_OPTIONS, _VERY_ALIKE)
+        if hint:
+            warnings.warn(
+                f"class {kind.__qualname__}: a task has no option {key!r}{hint} If not, name it otherwise",
+                LocalqWarning, stacklevel=stacklevel + 1,
+            )  # fmt: skip
+
+
+def check_call(options: Mapping[str, Any], whose: str = "a call") -> dict[str, Any]:
     """Refuse options of a call that are no options, or no values of theirs; warn of those that nothing obeys.
+
+    Args:
+        whose: who says them, for errors.
 
     Returns:
         What is no option of ours, and nothing that looks like one: properties of the message.
@@ -283,17 +338,41 @@ def check_call(options: Mapping[str, Any]) -> dict[str, Any]:
         option = CALL_OPTIONS.get(name)
         if option is not None:
             if value is not None:
-                option.refuse(value, "a call")
-                option.warn("a call", 5)
+                option.refuse(value, whose)
+                option.warn(whose, 5)
             continue
-        if name not in PROPERTIES and name not in (options.get("stamped_headers") or ()):
-            refuse_near_miss(name)
+        if name not in (options.get("stamped_headers") or ()):
+            refuse_near_miss(name, whose)
         properties[name] = value
     return properties
 
 
-def refuse_near_miss(name: str) -> None:
-    """Raise an error if this is almost the name of a call's option."""
+def refuse_near_miss(name: str, whose: str = "a call") -> None:
+    """Raise an error if this is almost the name of a call's option, or the name of a task's.
+
+    Raises:
+        TypeError: it is; says what it is, or the nearest name.
+    """
+    if name in PROPERTIES:
+        return
+    if name in TASK_OPTIONS:
+        raise TypeError(
+            f"{name!r} is an option of the task, not of {whose}: set it where the task is made, @app.task({name}=...)"
+        )
     hint = nearest(name, CALL_OPTIONS, _ALIKE)
     if hint:
-        raise TypeError(f"apply_async takes no option {name!r}{hint}")
+        raise TypeError(f"{whose} takes no option {name!r}{hint}")
+
+
+def check_call_names(options: Mapping[str, Any], also: Collection[str] = ()) -> None:
+    """Refuse names that look like mistakes; their values are judged when the call is sent.
+
+    Args:
+        also: further names that are right.
+
+    Raises:
+        TypeError: see `refuse_near_miss`.
+    """
+    for name in options:
+        if name not in CALL_OPTIONS and name not in also and name not in (options.get("stamped_headers") or ()):
+            refuse_near_miss(name)

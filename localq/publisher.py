@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from localq import clock, moments, signals
@@ -251,7 +253,8 @@ class Publisher:
     def _expires_at(self, expires: Any, now: float | None) -> float:
         at = moments.end("expires", expires, now, moments.zone_of(self._conf))
         if now is not None and at < now:
-            logger.warning("expires=%r was %g s ago: this call is sent to end as REVOKED", expires, now - at)
+            ago = timedelta(seconds=math.ceil(now - at))
+            logger.warning("expires=%r was %s ago: this call is sent to end as REVOKED", expires, ago)
         return at
 
     def _routed(
@@ -263,7 +266,7 @@ class Publisher:
         self._may_spread = self._may_spread or isinstance(queue, Routed)
         if not more:
             return queue, options
-        check_call(more)
+        check_call(more, f"the route of task {name!r} in task_routes")
         more = {key: more[key] for key in more if getattr(defaults, key, None) in (None, False)}
         return queue, {**more, **{key: value for key, value in options.items() if value is not None}}
 

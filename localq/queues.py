@@ -24,6 +24,8 @@ from localq.registry import nearest
 
 logger = logging.getLogger("localq.queues")
 
+#: How alike the name of an exchange that nobody knows must be to one of ours to be a mistake.
+_ALIKE = 0.75
 DIRECT, TOPIC, FANOUT = TYPES = ("direct", "topic", "fanout")
 #: The exchange of workers' own queues, and the end of their names.
 DIRECT_EXCHANGE, DIRECT_END = "C.dq2", ".dq2"
@@ -160,9 +162,14 @@ def exchange_of(thing: Any) -> Exchange:
         return thing
     if thing is None or isinstance(thing, str):
         return Exchange(thing or "")
-    if not (hasattr(thing, "name") and hasattr(thing, "type")):
+    if not is_exchange(thing):
         raise TypeError(f"{thing!r} is no exchange: give its name, or an Exchange")
     return Exchange(thing.name, thing.type)
+
+
+def is_exchange(thing: Any) -> bool:
+    """Whether this is an exchange, of ours or of kombu's, and not just a name."""
+    return hasattr(thing, "name") and hasattr(thing, "type")
 
 
 def is_queue(thing: Any) -> bool:
@@ -245,17 +252,10 @@ class Queues(Mapping[str, Queue]):
 
     def _declare(self, name: str | None, given: Any) -> Queue:
         try:
-            if is_queue(given):
-                return self._completed(queue_of(given))
-            if name is not None and (given is None or isinstance(given, Mapping)):
-                return self._completed(_queue_from(name, given or {}))
-            if name is None and isinstance(given, str):
-                return _automatic(given)
+            made = _declared(name, given)
         except TypeError as exc:
             raise ImproperlyConfigured(f"task_queues: {exc}") from None
-        raise ImproperlyConfigured(
-            f"task_queues: {given!r} is no queue: give names or Queue objects, or {{name: dict}}"
-        )
+        return made if isinstance(given, str) else self._completed(made)
 
     def _completed(self, queue: Queue) -> Queue:
         """Fill what a queue leaves to the settings: the exchange, and the key it is bound with."""
@@ -282,7 +282,10 @@ class Queues(Mapping[str, Queue]):
         if found is not None:
             return found
         if not self._conf.task_create_missing_queues:
-            raise QueueNotFound(f"Queue {name!r} missing from task_queues{nearest(name, self._table)}")
+            raise QueueNotFound(
+                f"Queue {name!r} missing from task_queues, and task_create_missing_queues is off: declare it, or set "
+                f"that to True{nearest(name, self._table)}"
+            )
         return _automatic(name)
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -335,9 +338,19 @@ class Queues(Mapping[str, Queue]):
         if found or also:
             return found or [also]  # type: ignore[list-item]
         if not self._conf.task_create_missing_queues and key not in self:
-            raise QueueNotFound(f"no queue of task_queues is bound to exchange {exchange!r} for routing key {key!r}")
+            raise QueueNotFound(
+                f"no queue of task_queues is bound to exchange {exchange!r} for routing key {key!r}, and "
+                "task_create_missing_queues is off: bind one, or set that to True"
+            )
         is_free = self.exchange_type(exchange) is None and key
+        if is_free:
+            self._refuse_misspelt(exchange)
         return [self[key if is_free or key in self else self._conf.task_default_queue]]
+
+    def _refuse_misspelt(self, exchange: str) -> None:
+        hint = nearest(exchange, {way.exchange.name for way in self._ways()} - {""}, _ALIKE)
+        if hint:
+            raise QueueNotFound(f"no queue is bound to an exchange {exchange!r}{hint}; if not, bind one in task_queues")
 
     # -- Which a worker serves -------------------------------------------------------------------
 
@@ -375,9 +388,7 @@ class Queues(Mapping[str, Queue]):
             wanted = [self[name].name for name in _names(include)] or list(self.consume_from)
             unwanted = {self[name].name for name in _names(exclude)}
         except QueueNotFound as exc:
-            raise ImproperlyConfigured(
-                f"{exc}, and task_create_missing_queues is off; there are {', '.join(self)}"
-            ) from None
+            raise ImproperlyConfigured(f"{exc}; there are {', '.join(self)}") from None
         for name in sorted(unwanted.difference(wanted)):
             logger.warning("queue %r is excluded, but would not have been served%s", name, nearest(name, wanted))
         left = tuple(name for name in dict.fromkeys(wanted) if name not in unwanted)
@@ -414,6 +425,27 @@ def nodes_serving(queue: str, owners: Iterable[Any], entries: Iterable[Any]) -> 
 
 def _claims_own(queue: str, about: Mapping[str, Any]) -> bool:
     return about.get("kind") == "child" and own_queue(queue, str(about.get("node"))) in about.get("queues", ())
+
+
+def fault_of_queues(given: Any) -> str:
+    """Say what in `task_queues` is no queue; empty if all are."""
+    try:
+        for name, each in given.items() if isinstance(given, Mapping) else [(None, each) for each in given]:
+            _declared(name, each)
+    except (TypeError, ImproperlyConfigured) as exc:
+        return str(exc)
+    return ""
+
+
+def _declared(name: str | None, given: Any) -> Queue:
+    """Read one element of `task_queues`, what it leaves open left open."""
+    if is_queue(given):
+        return queue_of(given)
+    if name is not None and (given is None or isinstance(given, Mapping)):
+        return _queue_from(name, given or {})
+    if name is None and isinstance(given, str):
+        return _automatic(given)
+    raise TypeError(f"{given!r} is no queue: give names or Queue objects, or {{name: dict}}")
 
 
 def _automatic(name: str) -> Queue:

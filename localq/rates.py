@@ -133,8 +133,10 @@ def parse(limit: object) -> float | None:
     except (KeyError, ValueError):
         starts = -1.0
     if not starts >= 0 or isinstance(limit, bool):
-        raise ValueError(f"rate_limit {limit!r}: expected a number a second, or text as 10/s, 10/m, 10/h")
+        raise ValueError(f"rate_limit {limit!r}: expected {FORMS}")
     return 1 / starts if starts else None
 
 
+#: How a rate limit is written, for errors.
+FORMS = "a number of starts a second, or text such as '10/s', '100/m', '10/h'"
 _UNITS: Mapping[str, int] = {"s": 1, "m": 60, "h": 3600}

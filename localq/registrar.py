@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
+from localq.annotations import attributes_for
 from localq.config import Settings
 from localq.context import apps
 from localq.exceptions import DuplicateTaskNameWarning, LocalqWarning
@@ -24,7 +25,7 @@ from localq.options import check_names
 from localq.parts import named
 from localq.signals import Signal
 from localq.task import Task as BaseTask
-from localq.tasks import BUILTINS, TaskRegistry, class_of, is_same, share
+from localq.tasks import BUILTINS, TaskRegistry, check_base, class_of, is_same, share
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -213,6 +214,7 @@ class Registrar:
                 self._warn_of_duplicate(name, "the first one stays", 5)
             return known
         base = options.pop("base", None) or self.Task
+        check_base(name, base)
         task = class_of(function, name, base, options)()
         # A class keeps these to itself.
         task.__dict__["__qualname__"] = getattr(function, "__qualname__", function.__name__)
@@ -268,6 +270,9 @@ class Registrar:
         self._annotations = self.conf.task_annotations
         self.router.settle()
         self.publisher.settle()
+        if are_new:
+            for task in self._tasks.values():
+                attributes_for(self._annotations, task)  # an error here leaves every task as it was
         for task in self._tasks.values():
             if are_new:
                 task.annotate()

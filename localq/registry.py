@@ -27,10 +27,11 @@ class Registry(Generic[T]):
         kind: the word for one of them in errors (`serializer`).
         group: the entry-point group that adds to it (`localq.serializers`).
         error: the exception for an unknown name.
+        later: names that Celery knows, and this version of localq does not yet.
     """
 
-    def __init__(self, kind: str, group: str, error: type[Exception] = LookupError) -> None:
-        self.kind, self.group, self.error = kind, group, error
+    def __init__(self, kind: str, group: str, error: type[Exception] = LookupError, later: Iterable[str] = ()) -> None:
+        self.kind, self.group, self.error, self.later = kind, group, error, frozenset(later)
         self._found: dict[str, T] = {}
         self._places: dict[str, str] = {}
 
@@ -56,14 +57,19 @@ class Registry(Generic[T]):
             pass
         load = self._loader(name)
         if load is None:
-            known = sorted({*self._found, *self._places})
-            raise self.error(f"no {self.kind} is named {name!r}{nearest(name, known)}")
+            raise self.error(self._absent(name))
         self._found[name] = thing = load()
         return thing
 
     def names(self) -> list[str]:
         """List every name that is known without looking at entry points."""
         return sorted({*self._found, *self._places})
+
+    def _absent(self, name: str) -> str:
+        known = ", ".join(each for each in self.names() if "/" not in each)
+        if name in self.later:
+            return f"{self.kind} {name!r} is not built yet in this version of localq; there is {known}"
+        return f"no {self.kind} is named {name!r}{nearest(name, self.names()) or f'; there is {known}'}"
 
     def _loader(self, name: str) -> Callable[[], T] | None:
         if name in self._places:

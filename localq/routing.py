@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import translate
 from typing import Any, Self
 
-from localq.exceptions import ImproperlyConfigured
+from localq.exceptions import ImproperlyConfigured, QueueNotFound, SerializerNotInstalled
+from localq.options import CALL_OPTIONS, refuse_near_miss
 from localq.queues import (
     DIRECT,
     Broadcast,
@@ -134,7 +135,12 @@ class Router:
         for level in (route, own, given):
             named = {key: level[key] for key in DESTINATION & level.keys()}
             where = named if "queue" in named or "exchange" in named else {**where, **named}
-        return self._destination(**where), {key: route[key] for key in route.keys() - DESTINATION}
+        try:
+            return self._destination(**where), {key: route[key] for key in route.keys() - DESTINATION}
+        except (TypeError, QueueNotFound) as exc:
+            if DESTINATION & route.keys():
+                exc.add_note(f"task_routes sends task {name!r} there: {route!r}")
+            raise
 
     def _ask(self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Any) -> dict[str, Any]:
         """Return what the first router that knows this call says of it."""
@@ -178,10 +184,43 @@ def _route(found: Any, name: str) -> dict[str, Any]:
         return {key: value for key, value in found.items() if value is not None}
     if isinstance(found, str) or is_queue(found):
         return {"queue": found}
-    raise TypeError(f"the route of task {name!r} is {found!r}: give the name of a queue or a dict of options")
+    raise TypeError(
+        f"task_routes: the route of task {name!r} is {found!r}: give the name of a queue or a dict of options"
+    )
 
 
 # -- task_routes -----------------------------------------------------------------------------------
+
+
+def fault_of_routes(routes: Any) -> str:
+    """Say what is wrong with `task_routes`, as far as it can be said before a call is routed; empty if nothing is.
+
+    What a path names is not imported for it, since its module may be the one that is being imported now.
+    """
+    try:
+        for each in routes if isinstance(routes, list | tuple) and not _is_pair(routes) else [routes]:
+            if not isinstance(each, str):
+                _refuse_wrong(each)
+    except (TypeError, ValueError, ImproperlyConfigured, SerializerNotInstalled) as exc:
+        return str(exc).removeprefix("task_routes: ")
+    return ""
+
+
+def _refuse_wrong(route: Any) -> None:
+    """Raise an error if an element of `task_routes` is no router, or sends somewhere that cannot be."""
+    if callable(route) or hasattr(route, "route_for_task"):
+        return
+    pair = [route] if _is_pair(route) else route
+    _router(pair)
+    for pattern, target in pair.items() if isinstance(pair, Mapping) else pair:
+        where = f"the route of {getattr(pattern, 'pattern', pattern)!r}"
+        if target is not None and not isinstance(target, str | Mapping) and not is_queue(target):
+            raise TypeError(f"{where} is {target!r}: give the name of a queue or a dict of options")
+        for key, value in target.items() if isinstance(target, Mapping) else ():
+            if key in CALL_OPTIONS:
+                CALL_OPTIONS[key].refuse(value, where)
+            else:
+                refuse_near_miss(key, where)
 
 
 def compiled(routes: Any) -> list[Asked]:
@@ -237,6 +276,11 @@ def _table(route: Mapping[Any, Any] | Iterable[tuple[Any, Any]]) -> Asked:
         pairs = [(name, target) for name, target in (route.items() if isinstance(route, Mapping) else route)]
     except (TypeError, ValueError):
         raise ImproperlyConfigured(f"task_routes: {route!r} is no list of pairs (pattern, queue)") from None
+    for name, _ in pairs:
+        if not isinstance(name, str | re.Pattern):
+            raise ImproperlyConfigured(
+                f"task_routes: {name!r} is no name of tasks: give text, perhaps with * in it, or a compiled pattern"
+            )
     exact = {name: target for name, target in pairs if isinstance(name, str) and not _is_pattern(name)}
     patterns = [
         (name if isinstance(name, re.Pattern) else re.compile(translate(name)), target)

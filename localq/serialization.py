@@ -49,7 +49,9 @@ class Codec(NamedTuple):
     decode: Callable[[bytes], Any]
 
 
-codecs: Registry[Codec] = Registry("serializer", "localq.serializers", SerializerNotInstalled)
+#: Celery's serializers that are not here yet: name -> content type.
+LATER = {"pickle": "application/x-python-serialize", "yaml": "application/x-yaml", "msgpack": "application/x-msgpack"}
+codecs: Registry[Codec] = Registry("serializer", "localq.serializers", SerializerNotInstalled, LATER)
 _by_content_type: dict[str, Codec] = {}
 
 
@@ -57,6 +59,29 @@ def register(codec: Codec, *aliases: str) -> None:
     """Make a serializer known by its name, its content type and its aliases."""
     codecs.register(codec.name, codec, *aliases)
     _by_content_type[codec.content_type] = codec
+
+
+def fault_of_serializer(name: str) -> str:
+    """Say why nothing can be written by a serializer of this name; empty if it can."""
+    try:
+        codecs.get(name)
+    except SerializerNotInstalled as exc:
+        return str(exc)
+    return ""
+
+
+def fault_of_accepted(names: Collection[Any]) -> str:
+    """Say why no reader can accept just these names and content types; empty if one can."""
+    known = {*_by_content_type, *codecs.names()}
+    later = {*LATER, *LATER.values()}
+    for name in names:
+        if not isinstance(name, str):
+            return f"{name!r} is no name of a serializer: give text"
+        if name not in known and name not in later and (fault := fault_of_serializer(name)):
+            return fault
+    if names and later.issuperset(names):
+        return f"nothing could be read: of these, none is built yet in this version of localq; add {JSON.name!r}"
+    return ""
 
 
 def encode(value: Any, serializer: str, where: str = "value") -> tuple[bytes, str]:
@@ -277,8 +302,8 @@ def _blame(value: Any, codec: Codec, where: str, exc: BaseException) -> str:
     path, culprit = _culprit(value, codec, where)
     return (
         f"{path} of type {type(culprit).__name__} cannot be written as {codec.name}: {exc}. "
-        "Pass something that can be (an id, a dict), give its class a __json__() method, "
-        "or choose another serializer= for this task"
+        "Use something that can be (an id, a dict), give its class a __json__() method, "
+        "or have its type written: localq.serialization.register_type"
     )
 
 

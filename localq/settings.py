@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 
 from localq import rates
 from localq.moments import zone_named
+from localq.queues import TYPES, fault_of_queues
+from localq.registry import Registry, nearest
+from localq.routing import fault_of_routes
+from localq.serialization import fault_of_accepted, fault_of_serializer, safe_repr
 
 
 class Setting(NamedTuple):
@@ -69,15 +73,23 @@ def is_rate(value: Any) -> str:
     """A check: the value can be read as a rate limit."""
     try:
         rates.parse(value)
-    except ValueError as exc:
-        return str(exc)
+    except ValueError:
+        return f"expected {rates.FORMS}"
     return ""
 
 
-def is_routes(value: Any) -> str:
-    """A check: something that `task_routes` can be made of."""
-    is_right = callable(value) or isinstance(value, dict | list | tuple | str) or hasattr(value, "route_for_task")
-    return "" if is_right else "expected dict, list, function, path, or an object with route_for_task"
+def is_pool(value: str) -> str:
+    """A check: a pool of ours or of Celery's, a path to a class, or one that an installed package adds.
+
+    Celery's others are no mistake here: a program that only sends may have such a configuration. A worker refuses them.
+    """
+    if value in (*POOLS, *POOLS_LATER) or ":" in value or "." in value:
+        return ""
+    try:
+        Registry("pool", "localq.pools").get(value)
+    except LookupError:
+        return f"no such pool, there are {', '.join(POOLS)}{nearest(value, POOLS)}"
+    return ""
 
 
 def annotates(value: Any) -> str:
@@ -86,6 +98,9 @@ def annotates(value: Any) -> str:
     return "" if is_right else "expected a dict, an object with annotate(), a dotted path, or a list of those"
 
 
+POOLS = ("prefork", "processes", "solo")
+#: Celery's pools that are not here yet.
+POOLS_LATER = ("eventlet", "gevent", "threads", "custom")
 FOREIGN = "one of Celery's that means nothing here"
 ANY = (object,)
 BOOL, INT, TEXT = (bool,), (int,), (str,)
@@ -106,8 +121,9 @@ def _later(
 
 _OURS: tuple[Setting, ...] = (
     # -- General ---------------------------------------------------------------------------------
-    Setting("accept_content", NAMES, ("json",), "serializers a reader takes", old="CELERY_ACCEPT_CONTENT"),
-    Setting("result_accept_content", NAMES, None, "the same for results; None: accept_content",
+    Setting("accept_content", NAMES, ("json",), "serializers a reader takes", fault_of_accepted,
+            old="CELERY_ACCEPT_CONTENT"),
+    Setting("result_accept_content", NAMES, None, "the same for results; None: accept_content", fault_of_accepted,
             old="RESULT_ACCEPT_CONTENT"),
     Setting("enable_utc", BOOL, True, "naive datetimes are UTC"),
     Setting("timezone", TEXT, None, "time zone of naive datetimes and of logs; None: UTC", is_zone,
@@ -119,7 +135,8 @@ _OURS: tuple[Setting, ...] = (
     Setting("broker_url", PLACE, None, "where the store is; a URL of another system is ignored with a warning"),
     Setting("result_backend", PLACE, None, "the same; results are kept with the tasks"),
     # -- Sending ---------------------------------------------------------------------------------
-    Setting("task_serializer", TEXT, "json", "serializer of arguments", old="CELERY_TASK_SERIALIZER"),
+    Setting("task_serializer", TEXT, "json", "serializer of arguments", fault_of_serializer,
+            old="CELERY_TASK_SERIALIZER"),
     _later("task_compression", TEXT, None, "compression of arguments", old="CELERY_MESSAGE_COMPRESSION"),
     Setting("task_annotations", ANY, None, "attributes to set on tasks", annotates),
     Setting("task_always_eager", BOOL, False, "run tasks where they are sent, at once"),
@@ -135,10 +152,11 @@ _OURS: tuple[Setting, ...] = (
     # -- Routing ---------------------------------------------------------------------------------
     Setting("task_default_queue", TEXT, "celery", "queue of tasks that name none"),
     Setting("task_default_exchange", TEXT, None, "exchange of tasks that name none; None: the default queue's name"),
-    Setting("task_default_exchange_type", TEXT, "direct", "exchanges only carry names here: direct"),
+    Setting("task_default_exchange_type", TEXT, "direct", "type of exchanges that name none", one_of(*TYPES)),
     Setting("task_default_routing_key", TEXT, None, "routing key where none is named; None: the default queue's name"),
-    Setting("task_queues", (*NAMES, dict), None, "the queues there are, by name", old="CELERY_QUEUES"),
-    Setting("task_routes", (dict, list, tuple, str, object), None, "which queue a task goes to", is_routes),
+    Setting("task_queues", (*NAMES, dict), None, "the queues there are, by name", fault_of_queues,
+            old="CELERY_QUEUES"),
+    Setting("task_routes", (dict, list, tuple, str, object), None, "which queue a task goes to", fault_of_routes),
     Setting("task_create_missing_queues", BOOL, True, "a queue that task_queues does not name is made"),
     Setting("task_default_priority", INT, 5, "0 is the highest", between(0, 255)),
     Setting("task_queue_max_priority", INT, None, "a priority beyond it counts as this one", between(0, 255)),
@@ -169,7 +187,7 @@ _OURS: tuple[Setting, ...] = (
     _later("task_allow_error_cb_on_chord_header", BOOL, False, "a chord's error callback goes to its header too"),
     _later("task_remote_tracebacks", BOOL, False, "an exception brings its remote traceback"),
     # -- Results ---------------------------------------------------------------------------------
-    Setting("result_serializer", TEXT, "json", "serializer of results"),
+    Setting("result_serializer", TEXT, "json", "serializer of results", fault_of_serializer),
     _later("result_compression", TEXT, None, "compression of results"),
     _later("result_extended", BOOL, False, "results tell name, arguments, worker, retries, queue"),
     _later("result_expires", (*SPAN, type(None)), timedelta(days=1), "how long a result is kept, in seconds",
@@ -179,7 +197,7 @@ _OURS: tuple[Setting, ...] = (
     Setting("result_unknown_raises", BOOL, False, "get() of an id that was never sent raises"),
     # -- The worker ------------------------------------------------------------------------------
     Setting("worker_concurrency", INT, None, "child processes; None: the CPUs this process may use", at_least(1)),
-    Setting("worker_pool", TEXT, "prefork", "prefork or solo"),
+    Setting("worker_pool", TEXT, "prefork", "prefork or solo", is_pool),
     _later("worker_prefetch_multiplier", INT, 4, "most tasks a child reserves at once", at_least(0)),
     _later("worker_disable_prefetch", BOOL, False, "a child reserves one task"),
     _later("worker_max_tasks_per_child", INT, None, "tasks after which a child is replaced", at_least(0)),
@@ -309,6 +327,6 @@ def fault_of(name: str, value: Any) -> str:
     right = isinstance(value, setting.kinds) and not (isinstance(value, bool) and not {bool, object} & {*setting.kinds})
     if not right:
         kinds = " or ".join("None" if kind is type(None) else kind.__name__ for kind in setting.kinds)
-        return f"{name} = {value!r}: expected {kinds} ({setting.doc})"
+        return f"{name} = {safe_repr(value, 200)}: expected {kinds} ({setting.doc})"
     wrong = setting.check(value) if setting.check and value is not None else ""
-    return f"{name} = {value!r}: {wrong} ({setting.doc})" if wrong else ""
+    return f"{name} = {safe_repr(value, 200)}: {wrong} ({setting.doc})" if wrong else ""

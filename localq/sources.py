@@ -52,6 +52,12 @@ class Source(NamedTuple):
         what = str(known) if known else f"a {type(self.given).__name__}"
         return f"{what} (named by {self.told_by})" if self.told_by else what
 
+    @property
+    def is_code(self) -> bool:
+        """Whether it is a module or a class, where not every name need be a setting."""
+        is_file = isinstance(self.given, os.PathLike) or str(self.given).endswith(".toml")
+        return not is_file and not isinstance(self.given, Mapping)
+
     def read(self) -> dict[str, Any]:
         """Return its settings under today's names, checked.
 
@@ -180,6 +186,10 @@ def _is_other(name: object, namespace: str) -> bool:
 # -- Names ------------------------------------------------------------------------------------------
 
 
+#: Django's word, so that one line in its settings is enough; and our own keyword of `LocalQ`.
+_WORDS = {"TIME_ZONE": "timezone", "durability": "store_durability", "DURABILITY": "store_durability"}
+
+
 def _beginning(namespace: str) -> str:
     return namespace.rstrip("_").upper() + "_"
 
@@ -188,12 +198,12 @@ def known_name(name: str, namespace: str = "") -> str:
     """Return today's name of a setting: of an old one (`CELERYD_POOL`), or one in a namespace; else the name itself."""
     if name in SETTINGS:
         return name
+    inner = ""
     if namespace and name.upper().startswith(_beginning(namespace)):
         inner = name[len(_beginning(namespace)) :].lower()
         if inner in SETTINGS:
             return inner
-    # Django's word, so that one line in its settings is enough.
-    return "timezone" if name == "TIME_ZONE" else OLD_NAMES.get(name, name)
+    return _WORDS.get(name) or _WORDS.get(inner) or OLD_NAMES.get(name, name)
 
 
 def _renamed(values: Mapping[Any, Any], namespace: str, source: Source) -> dict[Any, Any]:
@@ -248,7 +258,9 @@ def checked(values: Mapping[Any, Any], source: Source | None = None) -> dict[str
     private = [repr(name) for name in found if name not in SETTINGS]
     if private:
         what = f"setting {private[0]} is" if len(private) == 1 else f"settings {', '.join(private)} are"
-        logger.warning("%s not localq's; kept in app.conf%s", what, f" (from {source})" if source else "")
+        # A module has variables of its own, and its author need not hear of them in every process.
+        level = logging.INFO if source is not None and source.is_code else logging.WARNING
+        logger.log(level, "%s not localq's; kept in app.conf%s", what, f" (from {source})" if source else "")
     return found
 
 
@@ -274,6 +286,7 @@ def _misspelt(name: str) -> str | None:
             {slip: word for each in SETTINGS.values() if each.is_ours for word in (each.old, each.name)
              for slip in _slips(word)}
         )  # fmt: skip
+        _slipped.update(dict.fromkeys(_slips("durability"), "durability"))
     return next((_slipped[slip] for slip in _slips(name) if slip in _slipped), None)
 
 
@@ -296,7 +309,7 @@ def environment() -> dict[str, Any]:
         ImproperlyConfigured: every value that cannot be read, with its variable.
     """
     found: dict[str, Any] = {}
-    faults = []
+    faults = _misspelt_variables()
     for variable, name in _variables().items():
         try:
             found[name] = value = _as_names(name, value_of(SETTINGS[name], os.environ[variable]))
@@ -321,9 +334,34 @@ def _variables() -> dict[str, str]:
         name = variable.removeprefix("LOCALQ_").lower()
         if variable.startswith("LOCALQ_") and name in SETTINGS:
             found[variable] = name
-        elif variable.startswith("LOCALQ_") and (meant := _misspelt(name)):
-            logger.warning("variable %s sets nothing; did you mean LOCALQ_%s?", variable, meant.upper())
     return found
+
+
+def _misspelt_variables() -> list[str]:
+    """Say of each variable that sets nothing which one was probably meant."""
+    faults = []
+    for variable, value in os.environ.items():
+        name = variable.removeprefix("LOCALQ_").lower()
+        if not value or not variable.startswith("LOCALQ_") or name in SETTINGS or name in _VARIABLES:
+            continue
+        slips = {*_slips(name)}
+        meant = next((each for each in _VARIABLES if not slips.isdisjoint(_slips(each))), None) or _misspelt(name)
+        if meant is not None:
+            hint = f"; did you mean 'LOCALQ_{meant.upper()}'?"
+        else:
+            hint = nearest(variable, [f"LOCALQ_{each.upper()}" for each in SETTINGS], _ALIKE)
+        if hint:
+            faults.append(f"variable {variable} sets nothing{hint}")
+    return faults
+
+
+#: How alike variables must be, LOCALQ_ included, for one to be a mistake.
+_ALIKE = 0.9
+#: Variables that are no settings, some of them flags of the command line; without the LOCALQ_ before them.
+_VARIABLES = (
+    "app", "config_file", "config_module", "durability", "fault", "store", "worker_exclude_queues", "worker_hostname",
+    "worker_loglevel", "worker_no_color", "worker_queues",
+)  # fmt: skip
 
 
 def value_of(setting: Setting, text: str) -> Any:

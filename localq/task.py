@@ -20,7 +20,7 @@ from localq.canvas import Signature, chunks, xmap, xstarmap
 from localq.context import Context, Running, current_app, entered, request_of, running
 from localq.exceptions import LocalqWarning, MaxRetriesExceededError, OperationalError, Retry
 from localq.message import Message, Outcome
-from localq.options import NOT_YET, TASK_OPTIONS, check_task
+from localq.options import NOT_YET, TASK_OPTIONS, check_task, refuse_of_task, warn_of_near_misses
 from localq.publisher import Defaults, Publisher
 from localq.recovery import mode_of
 from localq.result import AsyncResult, EagerResult
@@ -111,6 +111,10 @@ class Task(Generic[P, R]):
     #: Whether the task names its calls for people.
     _has_shadow_name: bool = False
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        warn_of_near_misses(cls, 2)
+
     if not TYPE_CHECKING:
         # As in Celery, whatever stands in the brackets: Generic would count it.
         __class_getitem__ = classmethod(GenericAlias)
@@ -193,7 +197,7 @@ class Task(Generic[P, R]):
     def __setattr__(self, name: str, value: Any) -> None:
         option = TASK_OPTIONS.get(name)
         if option is not None and "app" in self.__dict__:
-            option.refuse(value, f"task {self.name!r}")
+            refuse_of_task(option, value, f"task {self.name!r}")
         self.__dict__[name] = value
         if "app" not in self.__dict__ or (option is None and name not in _HANDLERS):
             return

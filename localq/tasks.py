@@ -70,6 +70,16 @@ class TaskRegistry(dict[str, AnyTask]):
         return {name: task for name, task in self.items() if getattr(task, "type", "regular") == type}
 
 
+def check_base(name: str, base: Any) -> None:
+    """Refuse a `base` that tasks cannot be made of.
+
+    Raises:
+        TypeError: it is no class of tasks.
+    """
+    if not (isinstance(base, type) and issubclass(base, Task)):
+        raise TypeError(f"base={base!r} of task {name!r} is no class of tasks: give a subclass of localq.Task")
+
+
 # -- From a function to a task ---------------------------------------------------------------------
 
 
@@ -177,6 +187,8 @@ def share(function: Callable[..., Any], options: Mapping[str, Any]) -> SharedTas
         raise TypeError(f"{function!r} is shared already: remove one of the two @shared_task")
     if not callable(function):
         raise TypeError(f"@shared_task needs a function, got {function!r}")
+    if options.get("base") is not None:
+        check_base(options.get("name") or function.__name__, options["base"])
     apps.shared.append((function, options))
     for reference in list(apps.all):
         app = reference()

@@ -22,6 +22,12 @@ COMMANDS = {
     "report": "localq.cli.report",
 }  # fmt: skip
 
+#: Celery's commands that are not here yet.
+LATER = (
+    "amqp", "beat", "call", "control", "events", "graph", "inspect", "list", "logtool", "migrate", "multi", "purge",
+    "result", "shell", "upgrade",
+)  # fmt: skip
+
 #: Options that may stand before or after the command.
 GLOBAL: tuple[Any, ...] = (
     click.Option(
@@ -47,9 +53,12 @@ class Commands(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         known = self.list_commands(ctx)
         if args and not args[0].startswith("-") and args[0] not in known:
-            raise Mistake("LQ100", f"no command is named {args[0]!r}{nearest(args[0], known)}",
-                          hint=f"{ctx.command_path} --help lists them")  # fmt: skip
+            raise Mistake("LQ100", self.absent(args[0], known), hint=f"{ctx.command_path} --help lists them")
         return super().resolve_command(ctx, args)
+
+    def absent(self, name: str, known: list[str]) -> str:
+        """Say that there is no such command."""
+        return f"no command is named {name!r}{nearest(name, known)}"
 
 
 class Group(Commands):
@@ -57,6 +66,11 @@ class Group(Commands):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def absent(self, name: str, known: list[str]) -> str:
+        if name in LATER:
+            return f"command {name!r} is Celery's, and not built in this version of localq"
+        return super().absent(name, known)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:

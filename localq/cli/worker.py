@@ -12,6 +12,7 @@ from localq import __version__
 from localq.cli.errors import Mistake
 from localq.cli.finder import find_app
 from localq.cli.main import merged
+from localq.exceptions import ImproperlyConfigured
 from localq.registry import nearest
 from localq.worker import Worker, configure_logging, pools
 
@@ -50,9 +51,11 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 def command(ctx: click.Context, /, **options: Any) -> None:
     """Run the tasks of an app until stopped (Ctrl-C once: finish what runs; twice: stop at once)."""
     given = merged(ctx, options)
-    if given["pool"] and given["pool"] not in pools.names():
-        raise Mistake("LQ103", f"no pool is named {given['pool']!r}{nearest(given['pool'], pools.names())}",
-                      hint=f"pools: {', '.join(pools.names())}")  # fmt: skip
+    if given["pool"]:
+        try:
+            pools.get(given["pool"])
+        except ImproperlyConfigured as exc:
+            raise Mistake("LQ103", str(exc)) from exc
     app = find_app(given["app_spec"])
     if given["store"]:
         app.backend.use(given["store"])

@@ -23,6 +23,7 @@ from localq import signals
 from localq.exceptions import ImproperlyConfigured
 from localq.publisher import hostname as host_name
 from localq.registry import Registry
+from localq.settings import POOLS_LATER
 from localq.worker import banner
 from localq.worker.solo import Solo
 from localq.worker.supervisor import Supervisor
@@ -30,7 +31,7 @@ from localq.worker.supervisor import Supervisor
 logger = logging.getLogger("localq.worker")
 
 #: Pool name -> class with run() and, for embedded use, stop().
-pools: Registry[Callable[[Any], Any]] = Registry("pool", "localq.pools", ImproperlyConfigured)
+pools: Registry[Callable[[Any], Any]] = Registry("pool", "localq.pools", ImproperlyConfigured, POOLS_LATER)
 pools.register("prefork", Supervisor, "processes")
 pools.register("solo", Solo)
 

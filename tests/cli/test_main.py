@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 
+import click
 import pytest
 from commands import localq, python
 
 from localq import __version__
+from localq.cli.main import COMMANDS, LATER, cli
+from localq.settings import SETTINGS
+from localq.sources import environment
 
 TASKS = """
 from localq import LocalQ
@@ -91,6 +95,29 @@ def test_a_misspelt_command_names_the_nearest(tmp_path):
     assert "did you mean 'worker'" in mistake(localq("wroker", cwd=tmp_path), "LQ100")
 
 
+def test_a_command_of_celerys_that_is_not_here_is_told_as_such(tmp_path):
+    text = mistake(localq("purge", cwd=tmp_path), "LQ100")
+    assert "command 'purge' is Celery's, and not built in this version of localq" in text
+    assert set(LATER).isdisjoint(COMMANDS)
+
+
+def test_no_flags_variable_passes_for_a_misspelt_setting(monkeypatch):
+    for variable in variables(cli, "LOCALQ"):
+        monkeypatch.setenv(variable, "x")
+        if variable.removeprefix("LOCALQ_").lower() not in SETTINGS:
+            assert environment() == {}, variable
+        monkeypatch.delenv(variable)
+
+
+def variables(command, prefix):
+    """Name the variables that the options of a command, and of those in it, are read from."""
+    found = [f"{prefix}_{option.name}".upper() for option in command.params if isinstance(option, click.Option)]
+    context = click.Context(command)
+    for name in command.list_commands(context) if isinstance(command, click.Group) else ():
+        found += variables(command.get_command(context, name), f"{prefix}_{name}")
+    return found
+
+
 def test_a_misspelt_option_names_the_nearest(here):
     text = mistake(localq("-A", "tasks", "worker", "--concurency", "3", cwd=here), "LQ101")
     assert "--concurrency" in text
@@ -108,6 +135,14 @@ def test_a_misspelt_log_level_names_the_nearest(here):
 
 def test_a_misspelt_pool_names_the_nearest(here):
     assert "did you mean 'prefork'" in mistake(localq("-A", "tasks", "worker", "-P", "prefrok", cwd=here), "LQ103")
+    assert "pool 'gevent' is not built yet" in mistake(
+        localq("-A", "tasks", "worker", "-P", "gevent", cwd=here), "LQ103"
+    )
+
+
+def test_a_misspelt_variable_is_told_once(here):
+    text = mistake(localq("-A", "tasks", "report", cwd=here, LOCALQ_WORKER_CONCURENCY="3"), "LQ010")
+    assert text.count("LOCALQ_WORKER_CONCURENCY sets nothing; did you mean 'LOCALQ_WORKER_CONCURRENCY'?") == 1
 
 
 def test_a_missing_app_is_a_mistake_with_a_hint(tmp_path):

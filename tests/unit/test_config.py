@@ -256,7 +256,7 @@ def test_durability_has_two_names():
 
 @pytest.mark.row("F010")
 @pytest.mark.parametrize(("old", "name", "value"), [
-    ("CELERY_TASK_SERIALIZER", "task_serializer", "pickle"), ("CELERYD_CONCURRENCY", "worker_concurrency", 3),
+    ("CELERY_TASK_SERIALIZER", "task_serializer", "json-strict"), ("CELERYD_CONCURRENCY", "worker_concurrency", 3),
     ("BROKER_URL", "broker_url", "memory:"), ("CELERY_RESULT_BACKEND", "result_backend", "memory:"),
     ("CELERY_ALWAYS_EAGER", "task_always_eager", True), ("CELERY_TASK_RESULT_EXPIRES", "result_expires", 60),
     ("CELERYBEAT_SCHEDULE", "beat_schedule", {"a": {}}), ("CELERY_ROUTES", "task_routes", {}),
@@ -382,7 +382,7 @@ def test_a_rate_may_be(value):
 
 
 @pytest.mark.parametrize(("name", "value", "words"), [
-    ("task_default_rate_limit", "10/y", "10/s, 10/m, 10/h"), ("task_default_rate_limit", -1, "10/s"),
+    ("task_default_rate_limit", "10/y", "'10/s', '100/m', '10/h'"), ("task_default_rate_limit", -1, "10/s"),
     ("timezone", "Mars/Olympus", "no such time zone"), ("task_annotations", 3, "annotate"),
     ("task_priority_order", "up", "low_first, high_first"), ("task_rate_limit_scope", "x", "host, worker"),
     ("task_unknown_policy", "x", "park, fail"), ("result_expires", timedelta(-1), "at least 0"),

@@ -83,9 +83,17 @@ def test_a_countdown_that_is_over_is_at_once(app, noop, fake, countdown):
 
 
 @pytest.mark.row("F097")
-@pytest.mark.parametrize("countdown", [-2147483649, -1e300, math.inf, -math.inf, math.nan, 10**400, 1e15], ids=str)
+@pytest.mark.parametrize("countdown", [-2147483649, -1e300, 10**400, 1e15], ids=str)
 def test_a_countdown_out_of_range_is_an_error_and_nothing_is_sent(app, noop, countdown):
     with pytest.raises(ValueError, match="countdown is out of range: "):
+        noop.apply_async((), countdown=countdown)
+    assert app.storage.counts() == []
+
+
+@pytest.mark.row("F097")
+@pytest.mark.parametrize("countdown", [math.inf, -math.inf, math.nan], ids=str)
+def test_what_is_not_finite_is_no_time_and_nothing_is_sent(app, noop, countdown):
+    with pytest.raises(ValueError, match=r"countdown=\S+ is no time: give a finite number of seconds"):
         noop.apply_async((), countdown=countdown)
     assert app.storage.counts() == []
 

@@ -214,7 +214,7 @@ def test_no_bytes_make_the_reader_raise_anything_else(data):
 
 
 def test_what_cannot_be_written_is_named_with_its_type_and_a_way_out():
-    with pytest.raises(EncodeError, match=r"value\['users'\]\[1\] of type object .*serializer="):
+    with pytest.raises(EncodeError, match=r"value\['users'\]\[1\] of type object .*register_type"):
         encode({"users": [1, object()]}, "json")
 
 

@@ -59,6 +59,12 @@ def the_callers_own_id_is_kept():
     return of("id", "correlation_id", task_id="my-own-id")
 
 
+@shows("F066")
+def the_callers_own_correlation_id_is_kept():
+    seen = of("id", "correlation_id", task_id="the-tasks-id", correlation_id="my-correlation")
+    return [seen, of("properties", correlation_id="my-correlation")["properties"]["correlation_id"]]
+
+
 @shows("F067", "F091")
 def the_name_and_its_companions():
     return of("task", "lang", "shadow", "argsrepr", "kwargsrepr", shadow="other.name")
