@@ -7,8 +7,9 @@ Re-exports only. The map of the house:
     config rates queues routing context current canvas
     annotations log
     storage/                                                     where work is kept
-    recovery dead whereabouts result executor eager publisher    acts
-    announcement errbacks broker
+    recovery dead whereabouts meta resultstore backend waiting   acts
+    graph groups result executor eager publisher announcement
+    errbacks broker
     task tasks loader report parts registrar app                 what users hold
     worker/                                                      what runs tasks
     cli/ testing/ contrib/                                       faces

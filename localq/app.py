@@ -33,13 +33,14 @@ from localq.context import apps, current_task, note_child, running
 from localq.current import app_or_default
 from localq.eager import Eager
 from localq.exceptions import AlwaysEagerIgnored, ImproperlyConfigured, LocalqWarning
+from localq.groups import GroupResult, Groups, ResultSet
 from localq.message import Message, new_id
 from localq.options import OPTIONS, check_call
 from localq.parts import Parts, named
 from localq.publisher import Publisher, expect
 from localq.registrar import Registrar
 from localq.remainder import body_of_chord, rest_of_chain
-from localq.result import AsyncResult, EagerResult, GroupResult
+from localq.result import AsyncResult, EagerResult, result_from_tuple
 from localq.routing import Router
 from localq.storage.base import Storage
 from localq.task import Task as BaseTask
@@ -347,7 +348,7 @@ class LocalQ(Registrar, Parts):
                 found.parent = parent
             else:
                 members = [self._result_of(_cut(member, part.parent), handles) for member in part.members]
-                found = GroupResult(part.id, members, self.backend, parent)
+                found = GroupResult(part.id, members, parent, self.backend)
             parent = found
         return parent
 
@@ -381,11 +382,7 @@ class LocalQ(Registrar, Parts):
 
     def result_of(self, found: Any) -> Any:
         """Make a handle of what `as_tuple` of one returned, perhaps by way of JSON."""
-        (id, above), members = found
-        parent = None if above is None else self.result_of(above)
-        if members is None:
-            return self.AsyncResult(id, parent=parent)
-        return self.GroupResult(id, [self.result_of(each) for each in members], parent=parent)
+        return result_from_tuple(found, self)
 
     # -- Handles and helpers -------------------------------------------------------------------------
 
@@ -393,13 +390,14 @@ class LocalQ(Registrar, Parts):
         """Return a handle on the task with this id."""
         return AsyncResult(id, self.backend, **known)
 
-    def GroupResult(self, id: str, results: Iterable[Any] = (), **known: Any) -> GroupResult:  # noqa: N802
-        """Return a handle on a group."""
-        return GroupResult(id, results, self.backend, **known)
+    @property
+    def GroupResult(self) -> Groups:  # noqa: N802
+        """Makes handles on groups, `app.GroupResult(id, results)`; finds saved ones, `app.GroupResult.restore(id)`."""
+        return Groups(self)
 
-    def ResultSet(self, results: Iterable[Any] = ()) -> Any:  # noqa: N802
+    def ResultSet(self, results: Iterable[Any] = ()) -> ResultSet:  # noqa: N802
         """Return a handle on results that were not sent as one group."""
-        return GroupResult(new_id(), results, self.backend)
+        return ResultSet(results, backend=self.backend)
 
     def signature(self, *args: Any, **kwargs: Any) -> Any:
         """Make a signature bound to this app."""

@@ -1,7 +1,7 @@
 """An app's store as the app sees it: where it is, opened at the first use, and this process's bells.
 
-Celery's broker and result backend in one, because here they are one. Must not put, claim or read
-anything itself.
+Celery's broker and result backend in one, because here they are one; the latter's names are in `resultstore.py`.
+Must not put or claim anything itself.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from localq.exceptions import ImproperlyConfigured
+from localq.resultstore import ResultStore
 from localq.storage import open_storage
 from localq.storage.base import Bell, Storage
 from localq.storage.location import Location, is_foreign, locate, parse
@@ -20,7 +21,7 @@ from localq.storage.location import Location, is_foreign, locate, parse
 logger = logging.getLogger("localq.backend")
 
 
-class Backend:
+class Backend(ResultStore):
     """Where an app's messages and results are.
 
     Args:
@@ -58,6 +59,8 @@ class Backend:
         self.oid = os.urandom(16).hex()
         self._opening = threading.Lock()
         self.bells = threading.local()
+        #: Calls what `then` was given; made when it is, see `localq.waiting`.
+        self.watcher: Any = None
 
     def __getattr__(self, name: str) -> Any:
         if name != "storage":
@@ -65,7 +68,9 @@ class Backend:
         with self._opening:
             if "storage" not in self.__dict__:
                 found = self.location
-                self.storage = open_storage(found.scheme, found.path, self.conf.store_durability)
+                storage = open_storage(found.scheme, found.path, self.conf.store_durability)
+                storage.news_kept_s = self.lifetimes().results_s
+                self.storage = storage
         return self.storage
 
     @property
@@ -132,6 +137,9 @@ class Backend:
     def close(self) -> None:
         """Let go of the store; the next use opens it again."""
         storage = self.__dict__.pop("storage", None)
+        watcher, self.watcher = self.watcher, None
+        if watcher is not None:
+            watcher.stop()
         if storage is not None:
             self.bells = threading.local()
             storage.close()

@@ -13,14 +13,11 @@ from localq import clock, states
 from localq.canvas import RESULT, RESULTS, Plan, Step, signature
 from localq.exceptions import ChordError
 from localq.executor import Executor
-from localq.message import Claim, Message, Outcome, Record, Want, released
+from localq.message import Claim, Message, Outcome, Record, released
 from localq.publisher import Publisher
 from localq.result import EagerResult
+from localq.resultstore import keep
 from localq.serialization import safe_repr, value_of
-from localq.storage.base import Storage
-
-#: The queue of results that are written without having waited for a worker: nobody serves it.
-EAGER_QUEUE = "@eager"
 
 
 class Eager:
@@ -79,31 +76,17 @@ class Eager:
                 break
             message, fed = outcome.again, ()
         is_ignored = message.ignore_result and outcome.state == states.SUCCESS  # here it is at hand all the same
-        if task.store_eager_result and not is_ignored and outcome.state not in (None, states.IGNORED):
-            self._store(message, outcome)
+        if task.store_eager_result and not is_ignored and outcome.state != states.IGNORED:
+            keep(self._backend.storage, message, outcome)
         return self._result(message, outcome)
-
-    def _store(self, message: Message, outcome: Outcome) -> None:
-        """Write the result of what has run already, so that any process can read it."""
-        storage: Storage = self._backend.storage
-        # In a queue of its own, so that no worker runs it again between these three steps.
-        queue = f"{EAGER_QUEUE}.{message.id}"
-        owner = storage.enlist({"kind": "eager"}, journal=False)
-        try:
-            storage.put((message._replace(queue=queue, visible_at=None, after=None, waits_for=0),))
-            for claim in storage.settle((), Want(owner.name, (queue,), 1, clock.now())).claims:
-                storage.settle([outcome._replace(seq=claim.seq, token=claim.token)])
-        finally:
-            owner.close()
-            storage.retire(owner.name)
 
     def _result(self, message: Message, outcome: Outcome) -> EagerResult[Any]:
         record = Record(
-            message.id, message.name, outcome.state or states.PENDING, states.ENDED, outcome.result,
+            message.id, message.name, outcome.state or states.IGNORED, states.ENDED, outcome.result,
             outcome.content_type, outcome.checksum, outcome.traceback, None, None, outcome.ended_at,
             message.retries, message.queue, None, None, message.ignore_result, None,
         )  # fmt: skip
-        return EagerResult(message.id, value_of(record, self._conf), record.state, outcome.traceback)
+        return EagerResult(message.id, value_of(record, self._conf), record.state, outcome.traceback, message.name)
 
 
 def _before(

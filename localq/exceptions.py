@@ -139,6 +139,10 @@ class TimeoutError(TaskError):
     """The time given to wait for a result is over; the task itself goes on."""
 
 
+class IncompleteStream(TaskError):
+    """What came of a task is not all known yet, because one of its children has not ended."""
+
+
 class MaxRetriesExceededError(TaskError):
     """The task has used up its `max_retries`."""
 

@@ -169,7 +169,7 @@ class Executor:
             return self._retry(task, claim, exc, request)
         if isinstance(exc, Ignore):
             logger.info("Task %s[%s] ignored", shown_name(claim.message), claim.message.id)
-            return _ends(claim)
+            return _ends(claim)._replace(ended_at=clock.now())
         if isinstance(exc, Reject) and exc.requeue and task.acks_late:
             return _ends(claim)._replace(ended=False)
         return self._failure(task, claim, exc, request)

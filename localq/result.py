@@ -1,39 +1,43 @@
 """Handles on what tasks return: read-only views of the store, and ways to wait.
 
-A handle holds an id and an app, nothing else: nothing is subscribed, nothing leaks when it is dropped.
+    AsyncResult    of one task           ResultSet, GroupResult    of several (groups.py)
+    EagerResult    of a task that ran where it was called
+
+A handle holds an id and an app, nothing else: nothing is subscribed, nothing leaks when it is dropped. A task is
+`ready` when it has ended; a state written by hand (`update_state(state="SUCCESS")`) is shown, and ends nothing.
 Must not change how a task stands, but for `forget`, which removes a result, and `retry`, by hand.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from localq import clock, dead, states
+from localq import dead, states
 from localq.backend import Backend, View
 from localq.context import allow_join_result as allow_join_result  # noqa: PLC0414 - where Celery has it
 from localq.context import check_may_wait, current_app, running
 from localq.context import denied_join_result as denied_join_result  # noqa: PLC0414 - where Celery has it
-from localq.exceptions import RetryRefused, TimeoutError, UnknownTask
+from localq.exceptions import IncompleteStream, RetryRefused, TaskRevokedError, TimeoutError, UnknownTask
+from localq.graph import DependencyGraph
+from localq.groups import GroupResult, ResultSet
 from localq.message import Record
+from localq.meta import call_of, meta_of, pending
 from localq.recovery import sweep
 from localq.serialization import value_of
-from localq.storage.base import Bell, Storage
-from localq.whereabouts import lacking, whereabouts
+from localq.storage.base import Bell
+from localq.storage.news import News
+from localq.waiting import Listener, Look, Wait, keep_promises, promised, timed_out, unknown
 
-logger = logging.getLogger("localq.result")
+__all__ = [
+    "AsyncResult", "EagerResult", "GroupResult", "ResultSet", "allow_join_result", "denied_join_result",
+    "result_from_tuple",
+]  # fmt: skip
 
 R = TypeVar("R")
-
-#: Seconds between two looks at the store when no bell rings: the first, and the longest.
-FIRST_LOOK_S, LONGEST_LOOK_S = 0.05, 1.0
-#: Seconds between two sweeps of a wait, and before it asks whether there is any worker at all.
-PATIENCE_S = 2.0
-#: How many results are read at once once the first of them is there.
-READ_AHEAD = 200
 
 
 class AsyncResult(View, Generic[R]):
@@ -50,7 +54,14 @@ class AsyncResult(View, Generic[R]):
     """
 
     _kept: ClassVar = {"id": "id", "task_name": "_name", "parent": "parent", "ignored": "ignored", "queue": "_queue"}
-    __slots__ = ("_asked", "_name", "_own", "_queue", "_record", "backend", "id", "ignored", "parent")
+    __slots__ = (
+        "__weakref__", "_asked", "_has_promises", "_name", "_own", "_queue", "_record", "backend", "id", "ignored",
+        "parent",
+    )  # fmt: skip
+    TimeoutError: ClassVar = TimeoutError
+    #: Members of a set are read together.
+    supports_native_join: ClassVar[bool] = True
+    _is_eager: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -69,6 +80,8 @@ class AsyncResult(View, Generic[R]):
         self.backend: Backend = backend if backend is not None else (app or current_app()).backend
         self._own, self._name, self._queue = own, task_name, queue
         self._record: Record | None = None
+        #: `then` was given something that is called at the end.
+        self._has_promises = False
         #: This thread's bell and which raising of it came before the call was sent, if it has one.
         self._asked: tuple[Bell, int] | None = None
 
@@ -82,6 +95,14 @@ class AsyncResult(View, Generic[R]):
                 return found
             self._record = found
         return self._record
+
+    def _whole(self) -> Record | None:
+        """Read all that the store has of the task, its message too."""
+        return self.backend.storage.records((self.id,), whole=True).get(self.id)
+
+    def _meta(self, news: News | None = None) -> dict[str, Any]:
+        found = self._whole()
+        return pending(self.id) if found is None else meta_of(found, self.backend.conf, news)
 
     @property
     def task_id(self) -> str:
@@ -124,6 +145,18 @@ class AsyncResult(View, Generic[R]):
         return self._queue if found is None else found.queue
 
     @property
+    def args(self) -> Any:
+        """The positional arguments, as sent: without what the step before it gives it; None if it is unknown."""
+        found = self._whole()
+        return None if found is None else call_of(found, self.backend.conf)[0]
+
+    @property
+    def kwargs(self) -> Any:
+        """The keyword arguments, as sent."""
+        found = self._whole()
+        return None if found is None else call_of(found, self.backend.conf)[1]
+
+    @property
     def retries(self) -> int | None:
         found = self._look()
         return None if found is None else found.retries
@@ -149,10 +182,18 @@ class AsyncResult(View, Generic[R]):
         return found is not None and found.ended
 
     def successful(self) -> bool:
-        return self.state == states.SUCCESS
+        """Whether the task has ended well."""
+        found = self._look()
+        return found is not None and found.ended and found.state == states.SUCCESS
 
     def failed(self) -> bool:
-        return self.state == states.FAILURE
+        """Whether the task has ended with an exception; one that was revoked has not."""
+        found = self._look()
+        return found is not None and found.ended and found.state == states.FAILURE
+
+    def leaves(self) -> list[Self]:
+        """Return the results of single tasks in this one: itself."""
+        return [self]
 
     # -- Waiting -------------------------------------------------------------------------------
 
@@ -164,6 +205,7 @@ class AsyncResult(View, Generic[R]):
         no_ack: bool = True,
         follow_parents: bool = True,
         callback: Callable[[str, Any], Any] | None = None,
+        on_message: Callable[[dict[str, Any]], Any] | None = None,
         on_interval: Callable[[], Any] | None = None,
         disable_sync_subtasks: bool = True,
     ) -> R:
@@ -174,6 +216,8 @@ class AsyncResult(View, Generic[R]):
             propagate: raise the task's exception; False returns it.
             follow_parents: a failure of an earlier step of the chain is raised as that step's.
             callback: called with (id, value).
+            on_message: called with a dict (`task_id`, `status`, `result`, `traceback`, `children`, ...) for every
+                state of the task, in order and each once: those before this call too, and the end last.
             on_interval: called at every look that found no end.
             disable_sync_subtasks: refuse to wait inside a task.
             interval, no_ack: accepted for Celery's sake.
@@ -187,27 +231,26 @@ class AsyncResult(View, Generic[R]):
             check_may_wait()
         if self.ignored:
             return None  # type: ignore[return-value]  # nothing is kept, as the caller asked
-        self._wait(timeout, on_interval)
+        self._wait(timeout, on_interval, self._look_once if on_message is None else Listener(self, on_message))
+        if self._has_promises:
+            keep_promises(self)
         if propagate and follow_parents:
             self._raise_parents()
-        value = self.maybe_throw(propagate)
-        if callback is not None:
-            callback(self.id, value)
-        return value  # type: ignore[no-any-return]
+        return self.maybe_throw(propagate, callback)  # type: ignore[no-any-return]
 
     wait = get
 
-    def _wait(self, timeout: float | None, on_interval: Callable[[], Any] | None = None) -> None:
+    def _wait(self, timeout: float | None, on_interval: Callable[[], Any] | None, look: Look) -> None:
         if self.backend.conf.result_unknown_raises and not self.exists():
-            raise UnknownTask(_unknown(self))
+            raise UnknownTask(unknown(self))
         # Where this thread has its bell already, the look after raising it is the first.
         has_bell = self._own in getattr(self.backend.bells, "kept", ())
         if not has_bell or (timeout is not None and timeout <= 0):
-            if self._look_once():
+            if look(()):
                 return
             if timeout is not None and timeout <= 0:
-                raise _timed_out(self)
-        Wait(self.backend, self._own, timeout, on_interval, self).until(self._look_once)
+                raise timed_out(self)
+        Wait(self.backend, self._own, timeout, on_interval, self).until(look)
 
     def _look_once(self, brought: Sequence[Record] = ()) -> bool:
         for record in brought:
@@ -227,24 +270,107 @@ class AsyncResult(View, Generic[R]):
             each.maybe_throw()
 
     def maybe_throw(self, propagate: bool = True, callback: Any = None) -> Any:
-        """Return the value; raise it if it is the exception of a task that has ended badly."""
+        """Return the value; raise it if it is the exception of a task that has ended badly.
+
+        Args:
+            callback: called with (id, value) if nothing is raised.
+        """
         found = self._look()
-        if found is None:
-            return None
-        value = value_of(found, self.backend.conf)
-        if propagate and found.state in states.PROPAGATE_STATES and isinstance(value, BaseException):
-            raise value
+        value = None if found is None else value_of(found, self.backend.conf)
+        if propagate and found is not None and found.state in states.PROPAGATE_STATES:
+            self.throw(value)
+        if callback is not None:
+            callback(self.id, value)
         return value
 
     maybe_reraise = maybe_throw
+
+    def throw(self, value: Any) -> None:
+        """Raise what a task ended with."""
+        raise value if isinstance(value, BaseException) else Exception(value)
+
+    def then(self, callback: Callable[[Any], Any], on_error: Any = None, weak: bool = False) -> Self:
+        """Call something with this result once the task has ended, well or badly.
+
+        At once if it has ended. Else when a `get` of this process sees the end, or from a daemon thread that watches
+        for all of this app's; at most some hundred may wait at a time, and what waits when the app is closed is
+        dropped. For what must happen, use `link`: that is kept in the store.
+
+        Args:
+            on_error: called with what `callback` raises, which else is raised, or logged by the thread.
+            weak: forget about it once nobody holds this result.
+
+        Returns:
+            This result.
+
+        Raises:
+            RuntimeError: too many wait already.
+        """
+        promised(self, callback, on_error, weak)
+        return self
+
+    # -- What came of it ---------------------------------------------------------------------------
+
+    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[Any, Any]]:
+        """Yield (parent, result) of this one and all that it has sent, and they have, breadth first.
+
+        Args:
+            intermediate: pass over what has not ended.
+
+        Raises:
+            IncompleteStream: one has not ended, so what it will send is not known.
+        """
+        found: deque[tuple[Any, Any]] = deque([(None, self)])
+        while found:
+            parent, node = found.popleft()
+            yield parent, node
+            if node.ready():
+                found.extend((node, child) for child in node.children or ())
+            elif not intermediate:
+                raise IncompleteStream(f"{node!r} has not ended: wait for it first, or ask with intermediate=True")
+
+    def collect(self, intermediate: bool = False, **options: Any) -> Iterator[tuple[Any, Any]]:
+        """Yield (result, value) of this one and all that came of it, breadth first; waits for each.
+
+        Args:
+            intermediate: wait for what has not ended, and go on to what it has sent.
+            options: as for `get`.
+
+        Raises:
+            IncompleteStream: as `iterdeps`.
+        """
+        for _, node in self.iterdeps(intermediate):
+            yield node, node.get(**options)
+
+    def get_leaf(self) -> Any:
+        """Return the value of the last one that came of this; raises as `iterdeps`."""
+        value = None
+        for _, node in self.iterdeps():
+            value = node.get()
+        return value
+
+    def build_graph(self, intermediate: bool = False, formatter: Any = None) -> DependencyGraph:
+        """Return the graph of this one and all that came of it; `to_dot` draws it. Raises as `iterdeps`."""
+        graph = DependencyGraph(formatter=formatter)
+        for parent, node in self.iterdeps(intermediate):
+            graph.add_arc(node)
+            if parent is not None:
+                graph.add_edge(parent, node)
+        return graph
+
+    @property
+    def graph(self) -> DependencyGraph:
+        return self.build_graph()
 
     def forget(self) -> None:
         """Drop the result, and those of the steps before it; a task that is still queued runs all the same."""
         node: Any = self
         while node is not None:
-            node.backend.storage.forget([node.id] if isinstance(node, AsyncResult) else [r.id for r in node.results])
+            leaves = node.leaves()
+            node.backend.storage.forget([each.id for each in leaves])
+            for each in leaves:
+                each._record = None
             node = node.parent
-        self._record = None
 
     def retry(self) -> Self:
         """Run a task that failed, or was revoked, once more, by hand: `result.retry().get()`.
@@ -274,6 +400,10 @@ class AsyncResult(View, Generic[R]):
         """Celery's serialized form: ((id, parent), None)."""
         return (self.id, self.parent and self.parent.as_tuple()), None
 
+    def as_list(self) -> list[str | None]:
+        """Return the ids of this task and of the steps before it."""
+        return [self.id, *(self.parent.as_list() if self.parent is not None else ())]
+
     def __eq__(self, other: object) -> bool:
         if isinstance(other, AsyncResult):
             return bool(self.id == other.id)
@@ -292,16 +422,29 @@ class AsyncResult(View, Generic[R]):
 class EagerResult(AsyncResult[R]):
     """The result of a task that ran here and now."""
 
-    _kept: ClassVar = {"id": "id", "value": "_value", "state": "_state", "traceback": "_traceback"}
+    _kept: ClassVar = {
+        "id": "id", "ret_value": "_value", "state": "_state", "traceback": "_traceback", "name": "_name",
+    }  # fmt: skip
     __slots__ = ("_state", "_traceback", "_value")
+    supports_native_join: ClassVar[bool] = False
+    _is_eager: ClassVar[bool] = True
 
-    def __init__(self, id: str, value: Any, state: str, traceback: str | None = None) -> None:
+    def __init__(
+        self, id: str, ret_value: Any, state: str, traceback: str | None = None, name: str | None = None
+    ) -> None:
         self.id, self.parent, self.ignored, self._own = id, None, False, True
-        self._record = self._name = self._queue = self._asked = None
-        self._value, self._state, self._traceback = value, state, traceback
+        self._record = self._queue = self._asked = None
+        self._name, self._has_promises = name, False
+        self._value, self._state, self._traceback = ret_value, state, traceback
 
     def _look(self) -> Record | None:
         return None  # no store knows it
+
+    _whole = _look
+
+    def _meta(self, news: News | None = None) -> dict[str, Any]:
+        known = {"status": self._state, "result": self._value, "traceback": self._traceback, "name": self._name}
+        return {**pending(self.id), **known}
 
     @property
     def state(self) -> str:
@@ -325,264 +468,51 @@ class EagerResult(AsyncResult[R]):
     def exists(self) -> bool:
         return True
 
-    def _wait(self, timeout: float | None, on_interval: Callable[[], Any] | None = None) -> None:
-        return
+    def successful(self) -> bool:
+        return self._state == states.SUCCESS
+
+    def failed(self) -> bool:
+        return self._state == states.FAILURE
+
+    def _wait(self, timeout: float | None, on_interval: Callable[[], Any] | None, look: Look) -> None:
+        if isinstance(look, Listener):
+            look.tell_end()
 
     def maybe_throw(self, propagate: bool = True, callback: Any = None) -> Any:
-        if propagate and self._state in states.PROPAGATE_STATES and isinstance(self._value, BaseException):
-            raise self._value
+        if self._state in states.PROPAGATE_STATES:
+            if propagate:
+                self.throw(self._value)
+        elif self._state != states.SUCCESS:
+            return None  # Ignore and the like: the task gave no value
+        if callback is not None:
+            callback(self.id, self._value)
         return self._value
 
     maybe_reraise = maybe_throw
 
     def forget(self) -> None:
-        self._state, self._value = states.PENDING, None
+        """Do nothing: no store has it."""
+
+    def revoke(self, *args: Any, **options: Any) -> None:
+        """Be as if it had been revoked; what the task did is done."""
+        self._state, self._value, self._traceback = states.REVOKED, TaskRevokedError("revoked"), None
 
     def retry(self) -> Self:
         raise RetryRefused(f"task {self.id} ran where it was called, and no store has it; call it once more")
 
 
-class GroupResult(View):
-    """The results of a group, in the order of its members."""
-
-    _kept: ClassVar = {"id": "id", "results": "results", "parent": "parent"}
-
-    def __init__(
-        self,
-        id: str,
-        results: Iterable[Any],
-        backend: Backend | None = None,
-        parent: AsyncResult[Any] | GroupResult | None = None,
-        app: Any = None,
-    ) -> None:
-        self.id, self.results, self.parent = id, list(results), parent
-        self.backend: Backend = backend if backend is not None else (app or current_app()).backend
-
-    @property
-    def children(self) -> list[Any]:
-        return self.results
-
-    def _refresh(self) -> None:
-        """Read the members that are not known to have ended, in as few queries as there can be."""
-        open_ones = [r for r in self.leaves() if r._record is None and not isinstance(r, EagerResult)]
-        found = self.backend.storage.records([r.id for r in open_ones]) if open_ones else {}
-        for each in open_ones:
-            record = found.get(each.id)
-            each._record = record if record is not None and record.ended else None
-
-    def leaves(self) -> list[AsyncResult[Any]]:
-        """Return the results of single tasks, groups within this group opened up."""
-        return [leaf for r in self.results for leaf in (r.leaves() if isinstance(r, GroupResult) else [r])]
-
-    def ready(self) -> bool:
-        self._refresh()
-        return all(_has_ended(r) for r in self.leaves())
-
-    def successful(self) -> bool:
-        self._refresh()
-        return all(_has_ended(r) and r.successful() for r in self.leaves())
-
-    def failed(self) -> bool:
-        self._refresh()
-        return any(_has_ended(r) and r.failed() for r in self.leaves())
-
-    def waiting(self) -> bool:
-        return not self.ready()
-
-    def completed_count(self) -> int:
-        """How many members have succeeded."""
-        self._refresh()
-        return sum(_has_ended(r) and r.successful() for r in self.leaves())
-
-    def get(
-        self,
-        timeout: float | None = None,
-        propagate: bool = True,
-        interval: float = 0.5,
-        callback: Callable[[str, Any], Any] | None = None,
-        no_ack: bool = True,
-        on_interval: Callable[[], Any] | None = None,
-        disable_sync_subtasks: bool = True,
-    ) -> list[Any]:
-        """Wait for all members; return their values in order.
-
-        Args:
-            timeout: seconds for all of them together.
-            propagate: raise the first member's exception, in order; False returns exceptions as values.
-            callback: called with (id, value) for each; then an empty list is returned, as Celery does.
-        """
-        if disable_sync_subtasks and running.get() is not None:
-            check_may_wait()
-        self._wait_all(timeout, propagate, on_interval)
-        values = []
-        for each in self.results:
-            value = each.get(timeout=0, propagate=propagate, disable_sync_subtasks=False)
-            if callback is not None:
-                callback(each.id, value)
-            else:
-                values.append(value)
-        return values
-
-    join = join_native = get
-
-    def _wait_all(self, timeout: float | None, propagate: bool, on_interval: Callable[[], Any] | None) -> None:
-        left = [r for r in self.leaves() if not r.ignored and not isinstance(r, EagerResult)]
-        left.reverse()
-        own = all(r._own for r in left)
-        look = _Front(self.backend.storage, left, propagate)
-        if not look() and left:
-            Wait(self.backend, own, timeout, on_interval, left[-1]).until(look)
-
-    def maybe_throw(self, propagate: bool = True, callback: Any = None) -> list[Any]:
-        return [r.maybe_throw(propagate) for r in self.results]
-
-    def forget(self) -> None:
-        self.backend.storage.forget([r.id for r in self.leaves()])
-        for each in self.leaves():
-            each._record = None
-
-    def as_tuple(self) -> tuple[Any, Any]:
-        return (self.id, self.parent and self.parent.as_tuple()), [r.as_tuple() for r in self.results]
-
-    def __len__(self) -> int:
-        return len(self.results)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.results)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.results[index]
-
-    def __bool__(self) -> bool:
-        return bool(self.id or self.results)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, GroupResult):
-            return NotImplemented
-        return (other.id, other.results) == (self.id, self.results)
-
-    def __hash__(self) -> int:
-        return hash(self.id)
-
-    def __str__(self) -> str:
-        return self.id
-
-    def __repr__(self) -> str:
-        return f"<GroupResult: {self.id} [{', '.join(str(r) for r in self.results)}]>"
-
-
-class _Front:
-    """Looks at the first members that have not ended: one row while it runs, many once it has ended."""
-
-    def __init__(self, storage: Storage, left: list[AsyncResult[Any]], propagate: bool) -> None:
-        self._storage, self._left, self._propagate = storage, left, propagate
-
-    def __call__(self, brought: Sequence[Record] = ()) -> bool:
-        left = self._left
-        ahead = 1
-        while left:
-            front = left[-ahead:]
-            found = self._storage.records([r.id for r in front])
-            for each in reversed(front):
-                record = found.get(each.id)
-                if record is None or not record.ended:
-                    return False
-                each._record = record
-                left.pop()
-                if self._propagate and record.state in states.PROPAGATE_STATES:
-                    return True  # get() raises it now, without waiting for the rest
-            ahead = READ_AHEAD
-        return True
-
-
-class Wait:
-    """One wait for something in the store: sleeps on a bell, looks at each ring and now and then.
+def result_from_tuple(r: Any, app: Any = None) -> Any:
+    """Make a handle of what `as_tuple` of one returned, perhaps by way of JSON; a handle is returned as it is.
 
     Args:
-        what: the result waited for, named in errors and hints.
+        app: whose store it is in; the current app's if None.
     """
-
-    def __init__(
-        self,
-        backend: Backend,
-        own: bool,
-        timeout: float | None,
-        on_interval: Callable[[], Any] | None,
-        what: AsyncResult[Any],
-    ) -> None:
-        self._backend, self._own, self._what, self._on_interval = backend, own, what, on_interval
-        self._started = clock.monotonic()
-        self._deadline = None if timeout is None else self._started + timeout
-        self._next_scan = self._started + PATIENCE_S
-        self._has_hinted = False
-
-    def until(self, look: Callable[[Sequence[Record]], bool]) -> None:
-        """Return once `look` is true, which is given the records that rings brought.
-
-        Raises:
-            TimeoutError: the time is over.
-        """
-        try:
-            bell: Bell = self._backend.bells.kept[self._own]
-        except (AttributeError, KeyError):
-            bell = self._backend.bell(self._own)
-        pause = FIRST_LOOK_S
-        brought: list[Record] = []
-        # Up since before it was sent: no call of this process has ended since, so there is nothing to see yet.
-        has_looked = self._what._asked == (bell, bell.raised) and bell.is_up()
-        try:
-            while True:
-                if not has_looked:
-                    bell.raise_()
-                    if look(brought):
-                        return
-                has_looked = False
-                rang = bell.sleep(self._pause(pause))
-                brought = [Record(*copy) for copy in bell.copies()]
-                if not rang:
-                    pause = min(pause * 1.5, LONGEST_LOOK_S)
-                    self._scan()
-                if self._on_interval is not None:
-                    self._on_interval()
-        finally:
-            bell.lower()
-
-    def _pause(self, pause: float) -> float:
-        if self._deadline is None:
-            return pause
-        left = self._deadline - clock.monotonic()
-        if left <= 0:
-            raise _timed_out(self._what)
-        return min(pause, left)
-
-    def _scan(self) -> None:
-        """What a quiet wait does for everybody: free the claims of the dead, and ask once whether anyone works."""
-        now = clock.monotonic()
-        if now < self._next_scan:
-            return
-        self._next_scan = now + PATIENCE_S
-        storage = self._backend.storage
-        sweep(storage, limit=self._backend.conf.task_max_redeliveries)
-        if self._has_hinted:
-            return
-        self._has_hinted = True
-        record = storage.records((self._what.id,)).get(self._what.id)
-        lack = record and lacking(record, self._backend)
-        if record is not None and lack:
-            logger.warning("task %s[%s] waits in %s: %s", record.name, record.id, storage.url, lack)
-
-
-def _has_ended(result: AsyncResult[Any]) -> bool:
-    return result._record is not None or isinstance(result, EagerResult)
-
-
-def _timed_out(result: AsyncResult[Any]) -> TimeoutError:
-    record = result._look()
-    if record is None:
-        return TimeoutError(f"The operation timed out: {_unknown(result)}")
-    why = lacking(record, result.backend) or whereabouts(record)
-    return TimeoutError(f"The operation timed out: task {result.id} is {record.state}, and {why}")
-
-
-def _unknown(result: AsyncResult[Any]) -> str:
-    return f"no task {result.id} is in {result.backend.storage.url}: it was sent elsewhere, or forgotten"
+    if isinstance(r, AsyncResult | ResultSet):
+        return r
+    app = app if app is not None else current_app()
+    head, members = r
+    id, above = head if isinstance(head, list | tuple) else (head, None)
+    parent = result_from_tuple(above, app) if above else None
+    if members is None:
+        return app.AsyncResult(id, parent=parent)
+    return app.GroupResult(id, [result_from_tuple(each, app) for each in members], parent=parent)

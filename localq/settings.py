@@ -189,10 +189,10 @@ _OURS: tuple[Setting, ...] = (
     # -- Results ---------------------------------------------------------------------------------
     Setting("result_serializer", TEXT, "json", "serializer of results", fault_of_serializer),
     _later("result_compression", TEXT, None, "compression of results"),
-    _later("result_extended", BOOL, False, "results tell name, arguments, worker, retries, queue"),
-    _later("result_expires", (*SPAN, type(None)), timedelta(days=1), "how long a result is kept, in seconds",
-           at_least(0), old="CELERY_TASK_RESULT_EXPIRES"),
-    _later("result_failure_expires", SPAN, None, "the same for failures; None: result_expires", at_least(0)),
+    Setting("result_extended", BOOL, False, "results tell name, arguments, worker, retries, queue"),
+    Setting("result_expires", (*SPAN, type(None)), timedelta(days=1), "how long a result is kept, in seconds",
+            at_least(0), old="CELERY_TASK_RESULT_EXPIRES"),
+    Setting("result_failure_expires", SPAN, None, "the same for failures; None: result_expires", at_least(0)),
     _later("result_chord_expires", SPAN, None, "how long a chord's count is kept", at_least(0)),
     Setting("result_unknown_raises", BOOL, False, "get() of an id that was never sent raises"),
     # -- The worker ------------------------------------------------------------------------------

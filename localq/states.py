@@ -8,7 +8,8 @@ What a user sees (`AsyncResult.state`), Celery's words:
        |       RETRY-+      REVOKED --+
        +------------------------------+
     REVOKED comes after any state that is not final. The retry by hand is the one way out of a final state.
-    Custom states (`update_state`) may stand wherever STARTED stands.
+    Custom states (`update_state`) may stand wherever STARTED stands. One that has a final state's name is no end
+    either: the end is what the task returns or raises; after `raise Ignore()`, what was said last stays.
 
 Where its message is in the store (the column `place`):
 

@@ -19,12 +19,12 @@ from localq.annotations import annotated, attributes_for
 from localq.canvas import Signature, chunks, xmap, xstarmap
 from localq.context import Context, Running, current_app, entered, request_of, running
 from localq.exceptions import LocalqWarning, MaxRetriesExceededError, OperationalError, Retry
-from localq.message import Message, Outcome
+from localq.message import Message
 from localq.options import NOT_YET, TASK_OPTIONS, check_task, refuse_of_task, warn_of_near_misses
 from localq.publisher import Defaults, Publisher
 from localq.recovery import mode_of
 from localq.result import AsyncResult, EagerResult
-from localq.serialization import checksum, encode, exception_data
+from localq.resultstore import keep
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -361,26 +361,28 @@ class Task(Generic[P, R]):
             meta: the state's data: something to encode, or an exception.
             more: further keys for meta, if that is a dict.
 
+        No state by hand ends a task. What it returns or raises does, and takes its place, whatever it was; only
+        after `raise Ignore()` it stays. In a task that runs eagerly it is kept if its results are (the option
+        `store_eager_result`).
+
         Raises:
-            ValueError: there is no task id, or no state.
+            ValueError: there is no task id, or no state; or the state stands for an exception, and meta does not.
             EncodeError: the meta cannot be written.
         """
         request = self.request
         id = task_id or request.id
         if id is None or not state:
             raise ValueError(f"update_state needs a task and a state, got id {id!r} and state {state!r}")
-        if request.is_eager:
-            return  # nobody can look before it has ended
-        if more:
-            meta = {**(meta or {}), **more}
-        value = exception_data(meta) if isinstance(meta, BaseException) else meta
-        data, content_type = encode(value, self.app.conf.result_serializer, "the meta")
+        backend = self.app.backend
+        said = backend.said(id, state, {**(meta or {}), **more} if more else meta)
         claim = request.__dict__.get("_claim") if id == request.id else None
-        seq, token = (claim.seq, claim.token) if claim is not None else (0, 0)
-        self.app.backend.storage.update(seq, token, Outcome(
-            seq, token, id, state, False, result=data, content_type=content_type, checksum=checksum(data),
-            worker=request.hostname if claim is not None else None,
-        ))  # fmt: skip
+        if claim is None:
+            backend.storage.update(0, 0, said)
+        elif not request.is_eager:
+            said = said._replace(seq=claim.seq, token=claim.token, worker=request.hostname)
+            backend.storage.update(claim.seq, claim.token, said)
+        elif self.store_eager_result:
+            keep(backend.storage, claim.message, said)
 
     def send_event(self, type_: str, retry: bool = True, retry_policy: Any = None, **fields: Any) -> None:
         """Tell monitors something about the running task."""

@@ -10,7 +10,7 @@ from functools import WRAPPER_ASSIGNMENTS
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from localq.canvas import signature
-from localq.context import apps, current_app
+from localq.context import apps, current_app, current_task
 from localq.exceptions import InvalidTaskError, NotRegistered
 from localq.options import check_names
 from localq.task import Task
@@ -129,7 +129,11 @@ def ping() -> str:
     return "pong"
 
 
-#: Tasks that every app has: (name, function).
+def backend_cleanup() -> int:
+    """Drop every result that has had its time; return how many. Workers do it by themselves, a little at a time."""
+    return int(current_task().app.backend.cleanup())
+
+
 def mapped(task: Mapping[str, Any], it: Iterable[Any]) -> list[Any]:
     """Call a task for each item."""
     call = signature(task).type
@@ -142,8 +146,10 @@ def starmapped(task: Mapping[str, Any], it: Iterable[Any]) -> list[Any]:
     return [call(*item) for item in it]
 
 
+#: Tasks that every app has: (name, function).
 BUILTINS: tuple[tuple[str, Callable[..., Any]], ...] = (
-    ("celery.accumulate", accumulate), ("celery.map", mapped), ("celery.starmap", starmapped), ("celery.ping", ping),
+    ("celery.accumulate", accumulate), ("celery.backend_cleanup", backend_cleanup),
+    ("celery.map", mapped), ("celery.starmap", starmapped), ("celery.ping", ping),
 )  # fmt: skip
 
 

@@ -30,8 +30,8 @@ FLOORS = (
     ("store", "storage"),
     (
         "acts",
-        """backend recovery dead whereabouts remainder result announcement errbacks executor eager publisher control
-        broker""",
+        """backend recovery dead whereabouts remainder meta resultstore waiting graph groups result announcement
+        errbacks executor eager publisher control broker""",
     ),
     ("users", "task tasks loader report parts registrar app"),
     ("worker", "worker"),

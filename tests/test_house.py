@@ -26,7 +26,8 @@ FLOORS = (
     """serialization message options moments settings sources config rates queues routing context canvas log current
     annotations""",
     "storage",
-    "recovery dead whereabouts remainder result announcement errbacks executor publisher backend eager broker",
+    """recovery dead whereabouts remainder meta resultstore waiting graph groups result announcement errbacks executor
+    publisher backend eager broker""",
     "task tasks loader report parts registrar app",
     "worker",
 )
@@ -47,7 +48,9 @@ def test_a_call_goes_down_the_floors_and_never_back_up(app: LocalQ) -> None:
     rooms = defaultdict(dict)
     for file in dict.fromkeys(chain.from_iterable(steps)):
         rooms[floor(file)][room(file)] = file
-    assert {number: len(found) for number, found in rooms.items() if len(found) > 2} == {}
+    # Sending and reading are acts in one room each, and so is waiting.
+    most = {FLOOR["result"]: 3}
+    assert {number: len(found) for number, found in rooms.items() if len(found) > most.get(number, 2)} == {}
     # In order of first entry: users, acts, data, store, and up again only by returning.
     first = list(dict.fromkeys(file for _, file in steps))
     assert first[0] == "task.py"

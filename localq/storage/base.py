@@ -14,7 +14,7 @@ state after it. `localq.testing.contract` is this page as tests; a storage that 
     settle    outcomes become true, and the owner gets its next claims, in the same transaction
     update    a state that is not an end: STARTED, PROGRESS, from the attempt that holds the claim; or
               PENDING, for a message that failed and runs again by hand
-    forget    results are gone; a message that still has to run stays
+    forget    results are gone, those named or those that had their time; a message that still has to run stays
     records   how tasks, the members of a group, the failed, or those who wait stand
     estate    what an owner holds: what a dead one leaves behind, what waits behind a living one's long task
     due       when the next waiting messages become visible
@@ -38,6 +38,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from localq.message import Claim, Message, Outcome, Record, Turn, Want
+from localq.states import PROPAGATE_STATES
 
 #: The "queue" whose bell rings when a message starts to wait for its time.
 DUE_BELL = "@due"
@@ -45,6 +46,8 @@ DUE_BELL = "@due"
 SYNC_BELL = "@sync"
 #: How many records of those that nobody counted (the failed, those who wait) are read at once.
 STEP = 200
+#: Seconds for which states that are no end are kept, unless somebody says otherwise: Celery's for results.
+NEWS_KEPT_S: float | None = 86400.0
 
 
 class Count(NamedTuple):
@@ -53,6 +56,41 @@ class Count(NamedTuple):
     queue: str
     place: str
     number: int
+
+
+class Old(NamedTuple):
+    """Which results have had their time.
+
+    Attributes:
+        after: look at messages that arrived behind this `seq`.
+        ended_before: those that ended before this wall time; 0 for none.
+        failed_before: the same for those that ended in FAILURE or were revoked.
+    """
+
+    after: int
+    ended_before: float
+    failed_before: float
+
+    def has_had_its_time(self, state: str, ended_at: float) -> bool:
+        """Whether what ended so, and then, may be forgotten."""
+        return ended_at < (self.failed_before if state in PROPAGATE_STATES else self.ended_before)
+
+    def is_too_young(self, sent_at: float, now: float) -> bool:
+        """Whether neither what was sent then nor what came after it can have ended so long ago."""
+        # What was sent by a clock that was wrong, and is still to come by this one, says nothing of those behind it.
+        return max(self.ended_before, self.failed_before) < sent_at <= now
+
+
+class Forgotten(NamedTuple):
+    """What `forget` did.
+
+    Attributes:
+        number: how many results, and entries that had expired, are gone.
+        seq: where to look on; 0 if there is nothing behind it that could be old enough.
+    """
+
+    number: int
+    seq: int = 0
 
 
 class Entry(NamedTuple):
@@ -220,6 +258,8 @@ class Storage(Protocol):
     shared: bool
     #: Make nothing where there is no store: for those who follow somebody who has opened it.
     must_exist: bool
+    #: Seconds after which states that are no end are forgotten; None: with the result.
+    news_kept_s: float | None
 
     def put(self, messages: Sequence[Message]) -> None:
         """Make messages exist: ready, waiting until `visible_at`, or held until `after` has ended.
@@ -254,6 +294,9 @@ class Storage(Protocol):
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
         """Write a state that is no end; returns False if the claim is stale or the task has ended.
 
+        It is kept as an entry as well, next to those before it (see `localq.storage.news`), and so is the state of
+        an outcome that `settle` is given with `again`. The bell of `reply_to` is rung.
+
         With `seq` 0 the message is found by `outcome.id`, whoever holds it, if it has not ended.
 
         With `outcome.again` as well, a message that ended in FAILURE or REVOKED runs again: it is that
@@ -263,8 +306,13 @@ class Storage(Protocol):
         not ended so. Those who failed with it stay as they are.
         """
 
-    def forget(self, ids: Sequence[str]) -> None:
-        """Drop the results of tasks that have ended: their ids become unknown. Others stay."""
+    def forget(self, ids: Sequence[str] = (), old: Old | None = None) -> Forgotten:
+        """Drop the results of tasks that have ended, and the states before it: their ids become unknown. Others stay.
+
+        With `old` instead of ids, at most STEP messages are looked at, in order of arrival, and those that have had
+        their time are dropped, unless a message that has not ended waits for them or is fed by them; expired entries
+        too, at most some hundreds.
+        """
 
     def records(
         self,

@@ -4,12 +4,16 @@
     Transaction   what happens inside one: rows move, places are counted, rings are noted
     Table         what a keeper has to bring: get, set, items, add, remove, first
 
-Every place is an index but `ended`, of which only the failed have one; a row stands in the one of its place:
+Every place is an index; a row stands in the one of its place:
 
     ready:<queue>    (priority, seq)       after:<id>     (priority, seq)
     waiting          (visible_at, seq)     owner:<name>   (priority, seq)
-    failed           (0, seq)              rate:<task>@<queue>, name:<task>@<queue>   (priority, seq)
-                                           group:<id>     (position, seq), beside any of the others
+    ended            (0, seq)              rate:<task>@<queue>, name:<task>@<queue>   (priority, seq)
+
+and in these beside it:
+
+    failed           (0, seq)              group:<id>     (position, seq)
+                                           behind:<id>    (0, seq), until it has ended
 
 Must not know how rows are kept, what makes a transaction atomic, or how a sleeper is woken.
 """
@@ -20,42 +24,35 @@ import heapq
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
-from typing import Any, NamedTuple, Protocol, TypeVar
+from itertools import islice, takewhile
+from typing import Any, Protocol, TypeVar
 
 from localq import clock
 from localq.exceptions import DuplicateTaskId
-from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record, Turn, Want, released
+from localq.message import Claim, Message, Outcome, Record, Turn, Want, released
 from localq.rates import BUCKET, RATE, REMEMBERED_S, STALE_S, WIDE, Candidate, bucket_text, choose, next_turns
-from localq.serialization import checksum
-from localq.states import ENDED, FAILURE, GOOD_STATES, HELD, PENDING, PROPAGATE_STATES, READY, WAITING
-from localq.storage.base import STEP, Bell, Count, Entry, Estate, Owner, OwnerInfo
+from localq.states import ENDED, FAILURE, GOOD_STATES, HELD, PROPAGATE_STATES, READY, WAITING
+from localq.storage.base import NEWS_KEPT_S, STEP, Bell, Count, Entry, Estate, Forgotten, Old, Owner, OwnerInfo
+from localq.storage.news import news_key, news_text
+from localq.storage.row import (
+    Order,
+    Row,
+    begun,
+    claim_of,
+    ended,
+    indexes_of,
+    leads_of,
+    made_ready,
+    of_group,
+    opened,
+    record_of,
+    written,
+)
 
 T = TypeVar("T")
-#: What an index is sorted by; the second number (seq) makes it unique.
-Order = tuple[float, int]
 
 #: Waiting messages that one claim makes ready at most, so that no claim pays for a whole backlog.
 PROMOTED = 500
-
-
-class Row(NamedTuple):
-    """A message with everything that happened to it."""
-
-    message: Message
-    seq: int
-    token: int = 0
-    redeliveries: int = 0
-    place: str = READY
-    hold: str | None = None
-    state: str = PENDING
-    result: bytes | None = None
-    content_type: str | None = None
-    checksum: int | None = None
-    traceback: str | None = None
-    children: str | None = None
-    worker: str | None = None
-    ended_at: float | None = None
 
 
 class Table(Protocol):
@@ -84,6 +81,8 @@ class Transaction:
 
     def __init__(self, table: Table) -> None:
         self._table = table
+        #: When states that are no end, written here, are forgotten.
+        self.news_until: float | None = None
         self._tallies: Counter[str] = Counter()
         #: id -> queue, of the messages that became ready here and were not claimed here.
         self.ready: dict[str, str] = {}
@@ -128,16 +127,50 @@ class Transaction:
         row = self._claimed(outcome.id, seq, token) if seq else self._row(outcome.id)
         if row is None or row.place == ENDED:
             return False
-        new = _written(row, outcome)
+        new = written(row, outcome)
         self._move(row, new._replace(traceback=row.traceback, children=row.children, worker=new.worker or row.worker))
-        self.replies.add(row.message.reply_to)
+        self._tell(row.message, outcome)
         return True
 
-    def forget(self, ids: Iterable[str]) -> None:
-        for id in ids:
-            row = self._row(id)
-            if row is not None and row.place == ENDED:
-                self._move(row, None)
+    def _tell(self, message: Message, outcome: Outcome) -> None:
+        """Keep a state that is no end, and have the bell of those who wait rung."""
+        count = f"states {message.id}"
+        number = (self._table.get("number", count) or 0) + 1
+        self._table.set("number", count, number)
+        key = news_key(message.id, number)
+        self._table.set("entry", key, Entry(key, news_text(outcome), self.news_until))
+        self.replies.add(message.reply_to)
+
+    def forget(self, ids: Iterable[str]) -> Forgotten:
+        return Forgotten(sum(self._forget(self._row(id)) for id in ids))
+
+    def _forget(self, row: Row | None) -> bool:
+        if row is None or row.place != ENDED:
+            return False
+        self._move(row, None)
+        count = f"states {row.message.id}"
+        for number in range(self._table.get("number", count) or 0):
+            self._table.set("entry", news_key(row.message.id, number + 1), None)
+        self._table.set("number", count, None)
+        return True
+
+    def forget_old(self, old: Old) -> Forgotten:
+        """Drop what has had its time, among the next STEP that have ended."""
+        now, number = clock.now(), 0
+        found = self._rows("ended", STEP, (0.0, old.after + 1))
+        rows = list(takewhile(lambda row: not old.is_too_young(row.message.sent_at, now), found))
+        for row in rows:
+            ended_at = row.message.sent_at if row.ended_at is None else row.ended_at
+            if old.has_had_its_time(row.state, ended_at) and not self._has_followers(row.message):
+                number += self._forget(row)
+        if len(rows) == STEP:
+            return Forgotten(number, rows[-1].seq)
+        return Forgotten(number + self.purge())
+
+    def _has_followers(self, message: Message) -> bool:
+        """Whether anybody who has not ended waits for this one, or is fed by it."""
+        keys = (f"behind:{id}" for id in (message.id, message.group_id) if id is not None)
+        return any(self._table.first(key, 1) for key in keys)
 
     # -- what can be read --------------------------------------------------------------------
 
@@ -152,10 +185,10 @@ class Transaction:
             rows = self._rows(hold, STEP)
         else:
             rows = [row for id in dict.fromkeys(ids) if (row := self._row(id)) is not None]
-        return {row.message.id: _record(row, whole) for row in rows}
+        return {row.message.id: record_of(row, whole) for row in rows}
 
     def claims(self, owner: str) -> list[Claim]:
-        return [_as_claim(row) for row in self._rows(f"owner:{owner}")]
+        return [claim_of(row) for row in self._rows(f"owner:{owner}")]
 
     def due(self, limit: int) -> list[float]:
         times = [visible_at for (visible_at, _), _ in self._table.first("waiting", limit)]
@@ -180,11 +213,12 @@ class Transaction:
         self._table.set("entry", entry.key, None if value is None else entry)
         return True
 
-    def purge(self) -> None:
-        """Drop the entries that have expired."""
-        for key, entry in self._table.items("entry", ""):
-            if not _is_valid(entry):
-                self._table.set("entry", key, None)
+    def purge(self) -> int:
+        """Drop the entries that have expired; return how many there were."""
+        expired = [key for key, entry in self._table.items("entry", "") if not _is_valid(entry)]
+        for key in expired:
+            self._table.set("entry", key, None)
+        return len(expired)
 
     # -- the moves ---------------------------------------------------------------------------
 
@@ -205,19 +239,21 @@ class Transaction:
     def _begin(self, message: Message) -> None:
         seq = (self._table.get("number", "seq") or 0) + 1
         self._table.set("number", "seq", seq)
-        self._move(None, _begun(Row(message, seq)))
+        self._move(None, begun(Row(message, seq)))
 
     def _apply(self, outcome: Outcome) -> bool:
         row = self._claimed(outcome.id, outcome.seq, outcome.token)
         if row is None:
             return False
-        new = _written(row, outcome)._replace(redeliveries=row.redeliveries + outcome.charged)
+        new = written(row, outcome)._replace(redeliveries=row.redeliveries + outcome.charged)
         if outcome.ended:
-            self._move(row, _ended(new, outcome))
+            self._move(row, ended(new, outcome))
         elif outcome.hold is not None:
             self._park(new._replace(token=new.token + 1), outcome.hold)
         else:
-            self._move(row, _opened(new._replace(message=outcome.again or new.message)))
+            self._move(row, opened(new._replace(message=outcome.again or new.message)))
+            if outcome.again is not None:
+                self._tell(row.message, outcome)
         # What a task sends must not keep its own end from being written, so an id in use is passed over.
         self.put(message for message in outcome.sends if self._row(message.id) is None)
         if outcome.ended:
@@ -228,8 +264,8 @@ class Transaction:
         row = self._row(id)
         if row is None or row.place != ENDED or row.state not in PROPAGATE_STATES:
             return False
-        self._move(row, _begun(_written(Row(message, row.seq, row.token), outcome)))
-        self.replies.add(message.reply_to)
+        self._move(row, begun(written(Row(message, row.seq, row.token), outcome)))
+        self._tell(message, outcome)
         return True
 
     def _claim(self, want: Want) -> list[Claim]:
@@ -277,7 +313,7 @@ class Transaction:
         for key in keys:
             rows = self._rows(key, PROMOTED)
             for row in rows:
-                self._move(row, _ready(row))
+                self._move(row, made_ready(row))
             self._moved += len(rows)
             if len(rows) < PROMOTED:
                 self._table.set("entry", key, None)
@@ -296,7 +332,7 @@ class Transaction:
             row = self._row(id)
             if visible_at > now or row is None:
                 break
-            self._move(row, _ready(row))
+            self._move(row, made_ready(row))
             self._moved += 1
 
     def _wake_for_turns(self, now: float) -> None:
@@ -308,7 +344,7 @@ class Transaction:
     def _hand_out(self, row: Row, owner: str) -> Claim:
         new = row._replace(place=HELD, hold=f"owner:{owner}", token=row.token + 1)
         self._move(row, new)
-        return _as_claim(new)
+        return claim_of(new)
 
     def _follow(self, message: Message, outcome: Outcome) -> None:
         """Let those who waited for this message go on, or fail with it."""
@@ -318,7 +354,7 @@ class Transaction:
         if outcome.state not in GOOD_STATES:
             self._fail_behind(message, outcome._replace(state=FAILURE, children=None, worker=None))
         else:
-            for hold in _leads(message):
+            for hold in leads_of(message):
                 for row in self._rows(hold.key):
                     self._release(row)
 
@@ -327,22 +363,22 @@ class Transaction:
         if left > 0:
             self._move(row, row._replace(message=row.message._replace(waits_for=left)))
         else:
-            self._move(row, _opened(row._replace(message=released(row.message, clock.now()))))
+            self._move(row, opened(row._replace(message=released(row.message, clock.now()))))
 
     def _fail_behind(self, message: Message, failure: Outcome) -> None:
         # A list and no recursion: a chain may be longer than Python's stack.
-        todo = [(hold, _of_group(failure) if hold.group else failure) for hold in _leads(message)]
+        todo = [(hold, of_group(failure) if hold.group else failure) for hold in leads_of(message)]
         while todo:
             hold, failure = todo.pop()
             for row in self._rows(hold.key):
-                self._move(row, _ended(_written(row, failure), failure))
+                self._move(row, ended(written(row, failure), failure))
                 self.replies.add(row.message.reply_to)
-                todo += [(behind, failure) for behind in _leads(row.message)]
+                todo += [(behind, failure) for behind in leads_of(row.message)]
 
     def _move(self, old: Row | None, new: Row | None) -> None:
         """Every change of a row is one of these: the row, its indexes and the tallies move together."""
         id = (new or old).message.id  # type: ignore[union-attr]  # one of them is a row
-        before, after = _indexes(old), _indexes(new)
+        before, after = indexes_of(old), indexes_of(new)
         for index, order in before - after:
             self._table.remove(index, order, id)
         for index, order in after - before:
@@ -367,6 +403,7 @@ class RowStorage(ABC):
     url: str
     shared: bool
     must_exist = False
+    news_kept_s = NEWS_KEPT_S
 
     @abstractmethod
     def _run(self, act: Callable[[Transaction], T]) -> T:
@@ -384,13 +421,20 @@ class RowStorage(ABC):
         self._run(lambda transaction: transaction.put(messages))
 
     def settle(self, outcomes: Sequence[Outcome], want: Want | None = None) -> Turn:
-        return self._run(lambda transaction: transaction.settle(outcomes, want))
+        return self._run(lambda transaction: self._with_news(transaction).settle(outcomes, want))
 
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
-        return self._run(lambda transaction: transaction.update(seq, token, outcome))
+        return self._run(lambda transaction: self._with_news(transaction).update(seq, token, outcome))
 
-    def forget(self, ids: Sequence[str]) -> None:
-        self._run(lambda transaction: transaction.forget(ids))
+    def _with_news(self, transaction: Transaction) -> Transaction:
+        if self.news_kept_s is not None:
+            transaction.news_until = clock.now() + self.news_kept_s
+        return transaction
+
+    def forget(self, ids: Sequence[str] = (), old: Old | None = None) -> Forgotten:
+        if old is not None:
+            return self._run(lambda transaction: transaction.forget_old(old))
+        return self._run(lambda transaction: transaction.forget(ids))
 
     def records(
         self,
@@ -421,7 +465,7 @@ class RowStorage(ABC):
         return self._run(lambda transaction: transaction.write(entry, value, expected))
 
     def maintain(self, again_in_s: float | None = None) -> bool:
-        self._run(lambda transaction: transaction.purge())
+        self._run(lambda _: None)  # it sees whether the store is still there
         return False
 
     @abstractmethod
@@ -438,109 +482,6 @@ class RowStorage(ABC):
 
     @abstractmethod
     def close(self) -> None: ...
-
-
-def _indexes(row: Row | None) -> set[tuple[str, Order]]:
-    """Where a row is to be found."""
-    if row is None:
-        return set()
-    message = row.message
-    found: set[tuple[str, Order]] = set()
-    if row.place == READY:
-        found.add((f"ready:{message.queue}", (message.priority, row.seq)))
-    elif row.place == WAITING:
-        found.add(("waiting", (message.visible_at or 0.0, row.seq)))
-    elif row.place == HELD:
-        found.add((str(row.hold), (message.priority, row.seq)))
-    elif row.state == FAILURE:
-        found.add(("failed", (0.0, row.seq)))
-    if message.group_id is not None:
-        found.add((f"group:{message.group_id}", (message.position or 0, row.seq)))
-    return found
-
-
-class _Hold(NamedTuple):
-    """A key under which others wait for a message, or for its whole group."""
-
-    key: str
-    group: bool
-
-
-def _leads(message: Message) -> list[_Hold]:
-    found = [_Hold(f"after:{message.id}", False)] if message.leads & LEADS_BY_ID else []
-    return [*found, _Hold(f"after:{message.group_id}", True)] if message.leads & LEADS_BY_GROUP else found
-
-
-def _begun(row: Row) -> Row:
-    """The row of a message that begins its life: held by what it waits for, or opened."""
-    message = row.message
-    return row._replace(place=HELD, hold=f"after:{message.after}") if message.waits_for > 0 else _opened(row)
-
-
-def _opened(row: Row) -> Row:
-    """The row of a message that may run: now, or once it is visible."""
-    if (row.message.visible_at or 0.0) > clock.now():
-        return row._replace(place=WAITING, hold=None)
-    return _ready(row)
-
-
-def _ready(row: Row) -> Row:
-    return row._replace(place=READY, hold=None)
-
-
-def _written(row: Row, outcome: Outcome) -> Row:
-    """The row with an outcome's state and result; without a state, both stay as they are."""
-    if outcome.state is None:
-        return row
-    return row._replace(
-        state=outcome.state,
-        result=outcome.result,
-        content_type=outcome.content_type,
-        checksum=outcome.checksum,
-        traceback=outcome.traceback,
-        children=outcome.children,
-        worker=outcome.worker,
-    )
-
-
-def _ended(row: Row, outcome: Outcome) -> Row:
-    return row._replace(place=ENDED, hold=None, ended_at=outcome.ended_at)
-
-
-def _of_group(failure: Outcome) -> Outcome:
-    """What those fail with who wait for the whole group of a failed message."""
-    data = failure.group_failure
-    if data is None:
-        return failure
-    return failure._replace(result=data, content_type="application/json", checksum=checksum(data))
-
-
-def _as_claim(row: Row) -> Claim:
-    return Claim(row.seq, row.token, row.redeliveries, row.message)
-
-
-def _record(row: Row, whole: bool) -> Record:
-    message = row.message
-    record = Record(
-        id=message.id,
-        name=message.name,
-        state=row.state,
-        place=row.place,
-        result=row.result,
-        content_type=row.content_type,
-        checksum=row.checksum,
-        traceback=row.traceback,
-        children=row.children,
-        worker=row.worker,
-        ended_at=row.ended_at,
-        retries=message.retries,
-        queue=message.queue,
-        group_id=message.group_id,
-        position=message.position,
-        ignore_result=message.ignore_result,
-        hold=row.hold,
-    )
-    return record._replace(seq=row.seq, redeliveries=row.redeliveries, message=message) if whole else record
 
 
 def _is_valid(entry: Entry) -> bool:

@@ -5,6 +5,7 @@
     Recaller   lets nothing wait behind a long task
     Due        wakes sleepers when a waiting message's time has come
     Holds      frees what waits under a key and need not any more (holds.py)
+    Expiry     forgets results that had their time (expiry.py)
 
 In prefork they live in a process of their own, in a solo worker in a thread. Each service is started in
 order and stopped in reverse; between them runs one timer heap. They look at the store once a second, and
@@ -26,6 +27,7 @@ from localq.exceptions import StoreBusy, StoreFull
 from localq.message import Want
 from localq.recovery import recall, sweep
 from localq.storage.base import DUE_BELL, SYNC_BELL, Doing, Storage
+from localq.worker.expiry import Expiry
 from localq.worker.holds import Holds
 from localq.worker.timer import Timer
 
@@ -233,6 +235,7 @@ class Steward:
         self.sweeper = Sweeper(storage, self.timer, mine, app.conf.task_max_redeliveries)
         self.services: list[Service] = [
             Upkeep(storage), self.sweeper, Recaller(storage), Due(storage, self.timer), Holds(app, self.timer, queues),
+            Expiry(app.backend, self.timer, patiently),
         ]  # fmt: skip
         self.is_stopping = False
         self._is_planned = False

@@ -35,13 +35,11 @@ LIMIT_S = 20
 #: Blocks of later issues, by that line, and what will bring them.
 LATER = {
     "class MyRequest(Request):": "custom requests (F139 to F142)",
-    "def hello(self, a, b):": "results: get(on_message=)",
     "task.map([1, 2])": "canvas: map",
     "add.starmap([(2, 2), (4, 4)])": "canvas: starmap",
     "res = add.chunks(zip(range(100), range(100)), 10)()": "canvas: chunks",
     "res = chain(add.s(4, 4), mul.s(8), mul.s(10))()": "canvas: the graph of results",
     "sig1 = add.si(2, 2)": "canvas: stamping",
-    "res = add.apply_async((2, 2), link=mul.s(16))": "canvas: children of results, collect()",
 }
 RUN: list[str] = []
 
@@ -413,6 +411,25 @@ def test_errbacks(block, named, app, worker, capfd):
         wait_until(heard)
 
 
+@runs("def hello(self, a, b):")
+@pytest.mark.row("F174", "X11")
+def test_on_message(block, named, app, capsys):
+    named["time"] = types.SimpleNamespace(sleep=lambda _: None)  # nobody waits for it
+    task, call = parts(block, "def on_raw_message")
+    ran(task, named)
+    with start_worker(app, "prefork", concurrency=1):
+        ran(call, named)
+    printed = capsys.readouterr().out.splitlines()
+    told = [ast.literal_eval(line) for line in printed[:-1]]
+    common = {"task_id": named["r"].id, "children": [], "traceback": None}
+    assert [{name: meta[name] for name in (*common, "status", "result")} for meta in told] == [
+        {**common, "status": "PROGRESS", "result": {"progress": 50}},
+        {**common, "status": "PROGRESS", "result": {"progress": 90}},
+        {**common, "status": "SUCCESS", "result": "hello world: 2"},
+    ]
+    assert printed[-1] == "hello world: 2"
+
+
 # -- Canvas, as far as calling goes --------------------------------------------------------------
 
 
@@ -442,6 +459,18 @@ def test_immutability(block, named, app, worker, tmp_path):
             assert sent.get(LIMIT_S) == 4
         wait_until((tmp_path / "lines").exists)
         wait_until(lambda: (tmp_path / "lines").read_text() == "reset ()\n" * 2)
+
+
+@runs("res = add.apply_async((2, 2), link=mul.s(16))")
+@pytest.mark.row("F169", "F185")
+def test_children(block, named, app, worker):
+    for name in ("log_result", "log_error"):
+        named[name] = app.task(lambda *what: str(what), name=f"proj.tasks.{name}")
+    with worker():
+        value, children, linked, collected, *_, last, same = ran(block, named)
+        assert (value, linked) == (4, 64)
+        assert collected == [(named["res"], 4), (children[0], 64)]
+        assert (last.get(LIMIT_S), same.get(LIMIT_S)) == (4, 4)
 
 
 @runs("res = (add.si(2, 2) | add.si(4, 4) | add.si(8, 8))()")

@@ -139,14 +139,16 @@ def test_a_claim_reads_only_the_index_of_what_is_ready(planner, queues):
     ("failed", "messages_failed"), ("run_again", "messages_id"), ("charge", "INTEGER PRIMARY KEY"),
     ("candidates_of_one", "messages_ready"), ("first_held", "messages_held"), ("free", "messages_held"),
     ("park", "INTEGER PRIMARY KEY"), ("park_one", "INTEGER PRIMARY KEY"), ("entries", "PRIMARY KEY"),
+    ("tell", "PRIMARY KEY"), ("untell", "PRIMARY KEY"), ("is_expired", "entries_expiring"),
+    ("drop_expired_entries", "entries_expiring"), ("oldest", "INTEGER PRIMARY KEY"), ("expire", "messages_behind"),
 ])  # fmt: skip
 def test_every_lookup_uses_the_index_made_for_it(planner, name, index):
     for sql in {query(name), whole(name)}:
-        plan = planner(sql)
+        plan = planner(sql, [None] * 3 if "?1" in sql else None)
         assert any(index in step for step in plan), plan
         assert not any(step.startswith("SCAN messages") and index not in step for step in plan), plan
         # In the order of the index, so that a step of a long list never sorts the whole of it.
-        is_step = name in ("failed", "candidates_of_one", "first_held")
+        is_step = name in ("failed", "candidates_of_one", "first_held", "oldest", "drop_expired_entries")
         assert not is_step or not any("TEMP B-TREE" in step for step in plan), plan
 
 

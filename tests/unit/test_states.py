@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ def test_pending_is_less_final_than_anything_else():
     assert all(state("PENDING") < word for word in WORDS if word != "PENDING")
 
 
+@pytest.mark.row("F161")
 def test_a_custom_state_stands_between_failure_and_revoked():
     assert state("FAILURE") > "PROGRESS" > state("REVOKED")
     assert precedence("PROGRESS") == precedence("UPLOADING")
@@ -40,6 +42,7 @@ def test_states_sort_from_the_least_to_the_most_final(words):
     assert ranks == sorted(ranks, reverse=True)
 
 
+@pytest.mark.row("F161")
 def test_a_state_is_ready_or_unready_never_both():
     assert not states.READY_STATES & states.UNREADY_STATES
     assert states.READY_STATES | states.UNREADY_STATES >= states.ALL_STATES

@@ -156,6 +156,21 @@ update messages set state = ?, result = ?, result_type = ?, result_checksum = ?,
 where seq = ? and token = ? and place = 'held'
 returning reply_to;
 
+-- name: tell
+-- A state that is no end is told in an entry of its own, behind those of the same task before it.
+insert into entries (key, value, expires_at)
+select 'state:' || ?1 || ':' || printf('%010d', 1 + coalesce((
+    select cast(substr(key, -10) as integer) from entries
+    where key > 'state:' || ?1 || ':' and key < 'state:' || ?1 || ';' and length(key) = length(?1) + 17
+    order by key desc limit 1), 0)), ?2, ?3;
+
+-- name: untell
+-- A ';' comes next after ':'; the length leaves out tasks whose ids begin like this one.
+delete from entries where key in (
+    select entries.key from json_each(?) as told, entries
+    where entries.key > 'state:' || told.value || ':' and entries.key < 'state:' || told.value || ';'
+    and length(entries.key) = length(told.value) + 17);
+
 -- name: update_by_id
 update messages set state = ?, result = ?, result_type = ?, result_checksum = ?, worker = coalesce(?, worker)
 where id = ? and place <> 'ended'
@@ -171,7 +186,20 @@ where id = ? and place = 'ended' and state in ('FAILURE', 'REVOKED')
 returning queue, reply_to;
 
 -- name: forget
-delete from messages where place = 'ended' and id in (select value from json_each(?));
+delete from messages where place = 'ended' and id in (select value from json_each(?)) returning id;
+
+-- name: oldest
+-- In order of arrival, a step at a time. No index over times of ends: every end would pay for it.
+select seq, sent_at, place, state, coalesce(ended_at, sent_at) from messages where seq > ? order by seq limit ?;
+
+-- name: expire
+-- What was read as old goes, if it is still so and nobody is fed by it who has not ended.
+delete from messages
+where seq in (select value from json_each(?1)) and place = 'ended'
+and coalesce(ended_at, sent_at) < iif(state in ('FAILURE', 'REVOKED'), ?3, ?2)
+and not exists (select 1 from messages as f where f.after = messages.id and f.place <> 'ended')
+and not exists (select 1 from messages as f where f.after = messages.group_id and f.place <> 'ended')
+returning id;
 
 -- name: columns_of_record
 -- {record}, and what a whole one has besides.
@@ -235,4 +263,8 @@ on conflict (key) do update set value = excluded.value, expires_at = excluded.ex
 delete from entries where key = ?;
 
 -- name: drop_expired_entries
-delete from entries where expires_at <= ?;
+delete from entries where key in (select key from entries where expires_at <= ? order by expires_at limit 500);
+
+-- name: is_expired
+-- Read before anything is dropped: mostly there is nothing.
+select 1 from entries where expires_at <= ? limit 1;

@@ -62,9 +62,15 @@ create index messages_members on messages (group_id, position) where group_id is
 -- The dead list. A message that ended well is never in it, so it costs success nothing.
 create index messages_failed on messages (seq) where place = 'ended' and state = 'FAILURE';
 
+-- Those that are fed by another's result, or will be: it is not forgotten before they have ended. Only steps of
+-- workflows are in it.
+create index messages_behind on messages (after) where after is not null and place <> 'ended';
+
 -- Keys with a value and an expiry: worker registry and whatever else is small and named.
 create table entries (
     key        text primary key,
     value      text not null,
     expires_at real
 ) strict, without rowid;
+
+create index entries_expiring on entries (expires_at) where expires_at is not null;

@@ -15,6 +15,7 @@ from localq import faults, states
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Message, Outcome
 from localq.serialization import checksum
 from localq.storage.base import DUE_BELL
+from localq.storage.news import news_text
 from localq.storage.sqlite.queries import query, with_rows
 
 T = TypeVar("T")
@@ -32,6 +33,7 @@ class Settlement:
     Args:
         now: the wall time that decides what waits.
         note_due: told of every time that a message begins to wait for.
+        news_until: when states that are no end are forgotten.
 
     Attributes:
         ready: by queue, how many messages became ready.
@@ -40,8 +42,8 @@ class Settlement:
         replies: whose bells are to be rung.
     """
 
-    def __init__(self, now: float, note_due: Callable[[float], None]) -> None:
-        self.now, self._note_due = now, note_due
+    def __init__(self, now: float, note_due: Callable[[float], None], news_until: float | None = None) -> None:
+        self.now, self._note_due, self._news_until = now, note_due, news_until
         self.ready: Counter[str] = Counter()
         self.moved = 0
         self.held: list[str] = []
@@ -105,6 +107,8 @@ class Settlement:
             m.priority, m.content_type, m.checksum, m.headers, m.retries, m.visible_at, m.expires_at, o.charged,
             o.seq, o.token,
         )).fetchall()  # fmt: skip
+        if rows:
+            self.execute(query("tell"), (o.id, news_text(o), self._news_until))
         if where == states.READY:
             self.ready.update(queue for (queue,) in rows)
         elif rows and m.visible_at is not None:
@@ -125,6 +129,7 @@ class Settlement:
                 self.ready[queue] += 1
             elif where == states.WAITING:
                 self.waits(m.visible_at)
+            execute(query("tell"), (o.id, news_text(o), self._news_until))
         return bool(rows)
 
     def _opened(self, rows: list[Any]) -> None:

@@ -15,18 +15,19 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
-from localq import clock, faults
+from localq import clock, faults, states
 from localq.exceptions import StoreReplaced, StoreUntrusted
 from localq.message import Claim, Message, Outcome, Record, Turn, Want
 from localq.rates import BUCKET, RATE, STALE_S, next_turns
 from localq.storage import place
-from localq.storage.base import DUE_BELL, STEP, Bell, Count, Entry, Estate, OwnerInfo
+from localq.storage.base import DUE_BELL, NEWS_KEPT_S, STEP, Bell, Count, Entry, Estate, Forgotten, Old, OwnerInfo
 from localq.storage.bells import Bells, Sleeper
 from localq.storage.gate import Gate
+from localq.storage.news import news_text
 from localq.storage.owners import LockedOwner, Owners
 from localq.storage.sqlite.claims import as_claim, claim, claim_in_turn, free
 from localq.storage.sqlite.claims import turns as next_turn
@@ -36,6 +37,7 @@ from localq.storage.sqlite.queries import whole as whole_query
 from localq.storage.sqlite.session import Gone, Session
 from localq.storage.sqlite.settlement import Settlement, place_of
 from localq.storage.sqlite.sync import Syncer
+from localq.storage.sqlite.writes import drop, expire, update, write_entry
 
 T = TypeVar("T")
 
@@ -62,6 +64,7 @@ class SqliteStorage:
         self._opening = threading.RLock()
         self._is_open = False
         self.must_exist = False
+        self.news_kept_s: float | None = NEWS_KEPT_S
         #: Locks held from before a fork until after it.
         self._held: list[Any] = []
         self._forget_everything()
@@ -233,7 +236,7 @@ class SqliteStorage:
             if outcome.ended and outcome.state is not None and not has_followers and not outcome.charged:
                 return self._settle_one(outcome)
         self._session()
-        settlement = Settlement(asked.now, self._bells.note_due)
+        settlement = Settlement(asked.now, self._bells.note_due, self._news_until())
         turn, slots = self._write(
             lambda session: session.write(self._settle_gated, session, settlement, outcomes, asked)
         )
@@ -314,16 +317,19 @@ class SqliteStorage:
             return self._run_again(outcome, outcome.again)
         values = (outcome.state, outcome.result, outcome.content_type, outcome.checksum, outcome.worker)
         sql, key = ("update_claimed", (seq, token)) if seq else ("update_by_id", (outcome.id,))
-        rows = self._write(lambda session: session.write(
-            lambda: session.execute(query(sql), (*values, *key)).fetchall()))  # fmt: skip
+        told = (outcome.id, news_text(outcome), self._news_until())
+        rows = self._write(lambda session: session.transact(update, session, sql, (*values, *key), told))
         if rows:
             self._bells.ring_replies({rows[0][0]})
         self._wrote()
         return bool(rows)
 
+    def _news_until(self) -> float | None:
+        return None if self.news_kept_s is None else clock.now() + self.news_kept_s
+
     def _run_again(self, outcome: Outcome, message: Message) -> bool:
         self._session()
-        settlement = Settlement(clock.now(), self._bells.note_due)
+        settlement = Settlement(clock.now(), self._bells.note_due, self._news_until())
 
         def act(session: Session) -> tuple[bool, list[int]]:
             done = session.transaction(settlement.run_again, session.execute, outcome, message)
@@ -336,9 +342,23 @@ class SqliteStorage:
         self._wrote()
         return done
 
-    def forget(self, ids: Sequence[str]) -> None:
-        self._write(lambda session: session.write(session.execute, query("forget"), (json.dumps(list(ids)),)))
+    def forget(self, ids: Sequence[str] = (), old: Old | None = None) -> Forgotten:
+        if old is not None:
+            return self._forget_old(old)
+        number = self._write(lambda session: session.transact(drop, session, query("forget"), (json.dumps(list(ids)),)))
         self._wrote()
+        return Forgotten(number)
+
+    def _forget_old(self, old: Old) -> Forgotten:
+        now, number = clock.now(), 0
+        read = self._read(query("oldest"), old.after, STEP)
+        rows = list(takewhile(lambda row: not old.is_too_young(row[1], now), read))
+        chosen = [row[0] for row in rows if row[2] == states.ENDED and old.has_had_its_time(row[3], row[4])]
+        if chosen or self._read(query("is_expired"), now):
+            values = (json.dumps(chosen), old.ended_before, old.failed_before)
+            number = self._write(lambda session: session.transact(expire, session, values, now))
+            self._wrote()
+        return Forgotten(number, rows[-1][0] if len(rows) == STEP else 0)
 
     # -- Reading ---------------------------------------------------------------------------------
 
@@ -412,7 +432,7 @@ class SqliteStorage:
         return [Entry(*row) for row in self._read(query("entries"), prefix, prefix, clock.now())]
 
     def write(self, key: str, value: str | None, expected: str | None, expires_at: float | None = None) -> bool:
-        done = self._write(lambda session: session.transact(_write_entry, session, key, value, expected, expires_at))
+        done = self._write(lambda session: session.transact(write_entry, session, key, value, expected, expires_at))
         self._wrote()
         return done
 
@@ -464,19 +484,6 @@ class _Guard:
 def _whole_record(row: tuple[Any, ...]) -> Record:
     seq, redeliveries, *message = row[RECORD_COLUMNS:]
     return Record(*row[:RECORD_COLUMNS])._replace(seq=seq, redeliveries=redeliveries, message=Message(*message))
-
-
-def _write_entry(session: Session, key: str, value: str | None, expected: str | None, expires_at: float | None) -> bool:
-    now = clock.now()
-    found = session.execute(query("entry"), (key, now)).fetchone()
-    if (found[0] if found else None) != expected:
-        return False
-    session.execute(query("drop_expired_entries"), (now,))
-    if value is None:
-        session.execute(query("delete_entry"), (key,))
-    else:
-        session.execute(query("write_entry"), (key, value, expires_at))
-    return True
 
 
 def open_url(rest: str, durability: str) -> SqliteStorage:

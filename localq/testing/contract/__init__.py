@@ -10,7 +10,7 @@
     attempts    settle, update, forget         owners     owners, estates, other processes
     followers   chains and chords              bells      wake-ups
     dead        what failed, and runs again    history    random histories beside a model
-    holds       parked messages, rate limits
+    holds       parked messages, rate limits        past      states before the end, results that had their time
     words       what the tests are made of, for tests of your own
 
 Needs pytest and hypothesis. Time stands still in every test but for `clock.advance`, and no test
@@ -30,6 +30,7 @@ from localq.testing.contract.history import check_histories
 from localq.testing.contract.holds import HoldContract
 from localq.testing.contract.messages import MessageContract
 from localq.testing.contract.owners import OwnerContract
+from localq.testing.contract.past import PastContract
 
 
 class StorageContract(
@@ -38,6 +39,7 @@ class StorageContract(
     FollowerContract,
     DeadContract,
     HoldContract,
+    PastContract,
     FactContract,
     OwnerContract,
     BellContract,

@@ -20,7 +20,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from localq.exceptions import DuplicateTaskId
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Want
 from localq.states import ENDED, FAILURE, HELD, IGNORED, PENDING, READY, RETRY, REVOKED, SUCCESS, WAITING
-from localq.storage.base import Storage
+from localq.storage.base import Old, Storage
+from localq.storage.news import NEWS, news_of
 from localq.testing.clock import FakeClock
 from localq.testing.contract.words import by_hand
 
@@ -53,6 +54,9 @@ class Item:
     state: str = PENDING
     result: bytes | None = None
     missing: int = 0
+    ended_at: float = 0.0
+    #: States that were no end, in order.
+    told: tuple[str, ...] = ()
 
     def open(self, now: float) -> None:
         waits = self.message.visible_at is not None and self.message.visible_at > now
@@ -97,9 +101,10 @@ class Model:
         item.redeliveries += outcome.charged
         item.message = outcome.again or item.message
         if not outcome.ended:
+            item.told += (RETRY,) if outcome.again else ()
             item.open(now)
             return True
-        item.place, item.hold = ENDED, None
+        item.place, item.hold, item.ended_at = ENDED, None, now
         if outcome.state in (SUCCESS, IGNORED):
             self.progress(item, now)
         elif outcome.state in (FAILURE, REVOKED):
@@ -111,6 +116,7 @@ class Model:
         if item is None or item.place != ENDED or item.state not in (FAILURE, REVOKED):
             return False
         item.message, item.state, item.result, item.redeliveries = message, PENDING, None, 0
+        item.told += (PENDING,)
         item.open(now)
         return True
 
@@ -141,7 +147,22 @@ class Model:
         for leads, key, data in ((LEADS_BY_ID, message.id, result), (LEADS_BY_GROUP, message.group_id, group_result)):
             for each in self.behind(message, leads, key):
                 each.place, each.hold, each.state, each.result = ENDED, None, FAILURE, data
+                each.ended_at = item.ended_at
                 self.fail(each, data, data)
+
+    def forget_old(self, ended_before: float, failed_before: float) -> int:
+        """Drop what has had its time, but what feeds somebody who has not ended."""
+        used = {item.message.after for item in self.items.values() if item.place != ENDED}
+        old = [
+            id
+            for id, item in self.items.items()
+            if item.place == ENDED
+            and item.ended_at < (failed_before if item.state in (FAILURE, REVOKED) else ended_before)
+            and not used & {id, item.message.group_id}
+        ]
+        for id in old:
+            del self.items[id]
+        return len(old)
 
 
 class History(RuleBasedStateMachine):
@@ -237,6 +258,7 @@ class History(RuleBasedStateMachine):
         if known:
             item = self.model.items[claim.message.id]
             item.state, item.result = "PROGRESS", b"50"
+            item.told += ("PROGRESS",)
 
     @rule(data=st.data(), delay=st.sampled_from([None, 5.0]))
     def run_again_by_hand(self, data: st.DataObject, delay: float | None) -> None:
@@ -263,6 +285,12 @@ class History(RuleBasedStateMachine):
         self.storage.forget(sorted(self.model.items))
         self.model.items = {id: item for id, item in self.model.items.items() if item.place != ENDED}
 
+    @rule(keep=st.sampled_from([0.0, 5.0]), keep_failed=st.sampled_from([0.0, 50.0]))
+    def forget_what_had_its_time(self, keep: float, keep_failed: float) -> None:
+        now = self.clock.now()
+        found = self.storage.forget(old=Old(0, now - keep, now - keep_failed))
+        assert (found.number, found.seq) == (self.model.forget_old(now - keep, now - keep_failed), 0)
+
     def want(self, owner: int, limit: int, queues: tuple[str, ...]) -> Want:
         return Want(self.owners[owner].name, queues, limit, self.clock.now())
 
@@ -283,6 +311,17 @@ class History(RuleBasedStateMachine):
             id: (item.place, item.hold, item.state, item.result, item.message.retries, item.redeliveries)
             for id, item in self.model.items.items()
         }  # fmt: skip
+
+    @invariant()
+    def every_state_that_was_no_end_is_told_in_order(self) -> None:
+        found: dict[str, list[str]] = {}
+        for entry in self.storage.entries(NEWS):
+            id = entry.key.split(":")[1]
+            news = news_of(id, entry)
+            assert news is not None
+            assert news.number == len(found.setdefault(id, [])) + 1
+            found[id].append(news.state)
+        assert found == {id: list(item.told) for id, item in self.model.items.items() if item.told}
 
     @invariant()
     def the_failed_are_those_of_the_model(self) -> None:
