@@ -192,7 +192,9 @@ _OURS: tuple[Setting, ...] = (
     Setting("result_extended", BOOL, False, "results tell name, arguments, worker, retries, queue"),
     Setting("result_expires", (*SPAN, type(None)), timedelta(days=1), "how long a result is kept, in seconds",
             at_least(0), old="CELERY_TASK_RESULT_EXPIRES"),
-    Setting("result_failure_expires", SPAN, None, "the same for failures; None: result_expires", at_least(0)),
+    # A week: whoever comes back on Monday can still run again what failed on Friday.
+    Setting("result_failure_expires", (*SPAN, type(None)), timedelta(days=7),
+            "the same for failures, which can be run again as long; None: result_expires", at_least(0)),
     _later("result_chord_expires", SPAN, None, "how long a chord's count is kept", at_least(0)),
     Setting("result_unknown_raises", BOOL, False, "get() of an id that was never sent raises"),
     # -- The worker ------------------------------------------------------------------------------

@@ -141,14 +141,17 @@ def left(app, *ids):
 
 
 @pytest.mark.row("F180")
-def test_results_are_kept_for_a_day(app, clock):
+def test_results_are_kept_for_a_day_and_failures_for_a_week(app, clock):
     ended(app, "a", "bad")
     clock.advance(DAY_S - 1)
     ended(app, "b")
     assert app.backend.cleanup() == 0
     clock.advance(2)
-    assert app.tasks["celery.backend_cleanup"]() == 2
-    assert left(app, "a", "bad", "b") == ["b"]
+    assert app.tasks["celery.backend_cleanup"]() == 1
+    assert left(app, "a", "bad", "b") == ["bad", "b"]
+    clock.advance(6 * DAY_S)
+    assert app.backend.cleanup() == 2
+    assert left(app, "a", "bad", "b") == []
 
 
 @pytest.mark.row("F180")
