@@ -181,11 +181,17 @@ class WorkerLostError(LocalqError):
 
 
 class SoftTimeLimitExceeded(LocalqError):
-    """The task has used up its soft time limit."""
+    """The task has used up its soft time limit; raised in it, where it may clean up or go on."""
+
+    def __str__(self) -> str:
+        return f"SoftTimeLimitExceeded{self.args}"
 
 
 class TimeLimitExceeded(LocalqError):
     """The task has used up its hard time limit and was stopped."""
+
+    def __str__(self) -> str:
+        return f"TimeLimitExceeded{self.args}"
 
 
 # -- What cannot be written or read as data ------------------------------------------------------

@@ -88,17 +88,18 @@ class Executor:
         if self._serializer == "json" and not conf.json_allow_nan:
             self._serializer = "json-strict"
 
-    def execute(self, task: Runnable, claim: Claim, fed: tuple[Any, ...] = ()) -> Outcome:
+    def execute(self, task: Runnable, claim: Claim, fed: tuple[Any, ...] = (), around: Any = None) -> Outcome:
         """Run a task and say how its attempt ended; raises nothing but what stops the process.
 
         Args:
             fed: values that stand before the message's own arguments (a chain's previous result).
+            around: called with the task's function, args and kwargs, in its place.
         """
         message = claim.message
         if message.expires_at is not None and clock.now() >= message.expires_at:
             return self._expired(task, claim)
         try:
-            args, kwargs = _call(decode(message.body, message.content_type, self._accept, message.checksum))
+            args, kwargs = call_of(decode(message.body, message.content_type, self._accept, message.checksum))
         except LocalqError as exc:
             if signals.task_rejected.receivers:
                 signals.task_rejected.send(task, message=message, exc=exc)
@@ -110,7 +111,7 @@ class Executor:
         )
         mark = running.set(Running(task, request, running.get()))
         try:
-            return self._run(task, claim, request, args, kwargs)
+            return self._run(task, claim, request, args, kwargs, around)
         finally:
             running.reset(mark)
 
@@ -118,7 +119,7 @@ class Executor:
         """The request of a message whose arguments are not known."""
         return ClaimContext(claim, (), {}, self.hostname, self.is_eager, self._repr_levels)
 
-    def _run(self, task: Any, claim: Claim, request: ClaimContext, args: Any, kwargs: Any) -> Outcome:
+    def _run(self, task: Any, claim: Claim, request: ClaimContext, args: Any, kwargs: Any, around: Any) -> Outcome:
         id = claim.message.id
         if signals.task_prerun.receivers:
             signals.task_prerun.send(task, task_id=id, task=task, args=args, kwargs=kwargs)
@@ -126,7 +127,8 @@ class Executor:
         try:
             if not task.is_plain:
                 task.before_start(id, args, kwargs)
-            value = task.run(*args, **kwargs) if task.calls_run else _through_call(task, request, args, kwargs)
+            is_direct = task.calls_run and around is None
+            value = task.run(*args, **kwargs) if is_direct else _through(around, task, request, args, kwargs)
             outcome = self._success(claim, request, value)
         except BaseException as exc:
             # A task's SystemExit, CancelledError and the like end the task, not the process; but Ctrl-C is the user's.
@@ -277,6 +279,15 @@ class Executor:
             logger.exception("%s of the task failed; its state stays", getattr(handler, "__qualname__", handler))
 
 
+def _through(around: Any, task: Any, request: ClaimContext, args: Any, kwargs: Any) -> Any:
+    """Run a task in a way that is not the plain one."""
+    if around is None:
+        return _through_call(task, request, args, kwargs)
+    if task.calls_run:
+        return around(task.run, args, kwargs)
+    return around(_through_call, (task, request, args, kwargs), {})
+
+
 def _through_call(task: Any, request: ClaimContext, args: Any, kwargs: Any) -> Any:
     """Run a task by its own `__call__`, whose `super()` must not take this for a call of another's."""
     request.__dict__["_is_entering"] = True
@@ -292,7 +303,7 @@ def _children(request: Context, m: Message) -> str | None:
     return encode([*links, *(each.as_tuple() for each in sent)], "json", "children")[0].decode()
 
 
-def _call(body: Any) -> tuple[Any, dict[str, Any]]:
+def call_of(body: Any) -> tuple[Any, dict[str, Any]]:
     """Take a message's body apart; another program may have written it."""
     if isinstance(body, list | tuple) and len(body) == 2:
         args, kwargs = body

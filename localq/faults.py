@@ -33,6 +33,8 @@ POINTS: dict[str, str] = {
     "settle.released": "the gate is open again, nobody is rung",
     "recall.word": "a steward has written the word that recalls a batch",
     "recall.settled": "it has settled what had ended and given back what had not begun",
+    "limit.stopped": "a supervisor has stopped the child of a task that is to end, and noted nothing",
+    "limit.noted": "it has noted why that child is killed, and not killed it",
     "sweep.read": "a dead owner is found and its estate read",
     "sweep.settled": "the estate is settled",
     "sweep.retired": "the owner's traces are gone",

@@ -20,6 +20,8 @@ from localq.serialization import fault_of_serializer
 
 #: `Option.effect` of what nothing obeys yet.
 NOT_YET = "has no effect yet in this version of localq"
+#: Where the class of requests is that a task has if it says nothing.
+REQUEST = "localq.worker.request:Request"
 #: How alike a name must be to one of ours to be a mistake, where other names have a meaning too.
 _ALIKE = 0.7
 #: ... and where those of the user's own classes stand beside it.
@@ -166,8 +168,9 @@ OPTIONS: dict[str, Option] = {
             setting="task_retry_on_worker_lost", **_TASK,
         ),
         Option("acks_on_failure", "accepted: what fails is kept, and retried by hand", _FLAG, **_TASK),
-        Option("acks_on_timeout", "accepted, see acks_on_failure", _FLAG, **_TASK),
-        Option("acks_on_failure_or_timeout", "accepted, see acks_on_failure", _FLAG,
+        Option("acks_on_timeout", "False, with acks_late: it may run again if it ran out of time", _FLAG,
+               setting="task_acks_on_timeout", **_TASK),
+        Option("acks_on_failure_or_timeout", "what acks_on_timeout is that says nothing", _FLAG,
                setting="task_acks_on_failure_or_timeout", **_TASK),
         # What is kept and shown.
         Option("ignore_result", "keep no result", _FLAG, setting="task_ignore_result"),
@@ -203,8 +206,8 @@ OPTIONS: dict[str, Option] = {
                effect="has no effect here: there is no broker; say expires=..."),
         Option("rate_limit", "how often it may start, in all workers together", (str, int, float), _rate,
                setting="task_default_rate_limit", **_TASK),
-        Option("time_limit", "seconds after which it is stopped", _NUMBER, _not_negative, effect=NOT_YET),
-        Option("soft_time_limit", "seconds after which it is told", _NUMBER, _not_negative, effect=NOT_YET),
+        Option("time_limit", "seconds after which it is stopped", _NUMBER, _not_negative),
+        Option("soft_time_limit", "seconds after which it is told", _NUMBER, _not_negative),
         # How it is written, and put.
         Option("serializer", "what its arguments are written by", _TEXT, fault_of_serializer,
                setting="task_serializer", error=SerializerNotInstalled),
@@ -247,7 +250,7 @@ OPTIONS: dict[str, Option] = {
         Option("pydantic_context", "see pydantic", effect=NOT_YET, **_TASK),
         Option("pydantic_dump_kwargs", "see pydantic", effect=NOT_YET, **_TASK),
         Option("Strategy", "class that receives messages", effect=NOT_YET, **_TASK),
-        Option("Request", "class of requests in the worker", effect=NOT_YET, **_TASK),
+        Option("Request", "class of its requests in the worker, or where it is", default=REQUEST, **_TASK),
         Option("backend", "Celery's own result backend of a task", **_TASK,
                effect="has no effect here: results live with the tasks"),
     )

@@ -12,30 +12,49 @@ sweep at once. Must not ask a clock whether anybody lives.
     RETRY         RETRY, charged, by the task's own max_retries and default_retry_delay, whatever the other
                   options say (so does Celery 5.7; unlike there, also if the whole worker dies)
 
+Where a supervisor killed the process for the task's sake, it noted why before it did, and that decides instead:
+
+    time limit    FAILURE TimeLimitExceeded; with acks_late and acks_on_timeout=False back in the queue, charged
+    revoked       REVOKED
+
 Whoever sweeps may never have heard of the task, so its mode is noted with all that is needed, as one number.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 import signal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from localq import clock, faults, states
-from localq.exceptions import ChordError, EncodeError, ImproperlyConfigured, OperationalError, Retry, WorkerLostError
-from localq.message import LEADS_BY_GROUP, Claim, Outcome
+from localq.context import shown_name
+from localq.exceptions import (
+    ChordError,
+    EncodeError,
+    ImproperlyConfigured,
+    OperationalError,
+    Retry,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
+from localq.message import LEADS_BY_GROUP, Claim, Message, Outcome
 from localq.serialization import checksum, encode, exception_data
-from localq.storage.base import Estate, OwnerInfo, Storage
+from localq.storage.base import Estate, OwnerInfo, Started, Storage
 from localq.storage.owners import is_running
 
 logger = logging.getLogger("localq.recovery")
 
 EARLY, LATE, LATE_REJECT, RETRY = 0, 1, 2, 3
-#: Where a mode's parts begin in its number: the kind, max_retries + 1 (0: no limit), the delay in milliseconds.
-_MOST_AT, _DELAY_AT = 2, 24
-#: The largest of each: 4 million retries, 34 years.
-_KIND, _MOST, _DELAY = (1 << _MOST_AT) - 1, (1 << _DELAY_AT - _MOST_AT) - 1, (1 << 64 - _DELAY_AT) - 1
+#: Why a process was killed for a task's sake, as its supervisor notes it (`Owners.condemn`): JSON {"why": ...}.
+TIME_LIMIT, REVOKED = "time limit", "revoked"
+#: Where a mode's parts begin in its number: the kind and whether time may be tried again, max_retries + 1 (0: no
+#: limit), the delay in milliseconds.
+_AGAIN_AT, _MOST_AT, _DELAY_AT = 2, 3, 24
+#: The largest of each: 2 million retries, 34 years.
+_KIND, _MOST, _DELAY = (1 << _AGAIN_AT) - 1, (1 << _DELAY_AT - _MOST_AT) - 1, (1 << 64 - _DELAY_AT) - 1
 #: A message is not tried again after so many attempts that died (`task_max_redeliveries`).
 MAX_REDELIVERIES = 3
 
@@ -46,23 +65,26 @@ class Mode(NamedTuple):
     Attributes:
         kind: EARLY, LATE, LATE_REJECT or RETRY.
         max_retries, delay: how RETRY goes on; None is no limit, seconds.
+        again_in_time: it goes back into the queue if it has run out of time.
     """
 
     kind: int
     max_retries: int | None = None
     delay: float = 0.0
+    again_in_time: bool = False
 
     def packed(self) -> int:
         """Write it as one number of 64 bits; what is too large for its bits is as large as they allow."""
         most = 0 if self.max_retries is None else min(max(self.max_retries, 0) + 1, _MOST)
         delay = round(min(max(self.delay, 0) * 1000, _DELAY))
-        return self.kind | most << _MOST_AT | delay << _DELAY_AT
+        return self.kind | self.again_in_time << _AGAIN_AT | most << _MOST_AT | delay << _DELAY_AT
 
     @classmethod
     def unpacked(cls, number: int) -> Mode:
         """Read what `packed` wrote."""
         most = number >> _MOST_AT & _MOST
-        return cls(number & _KIND, most - 1 if most else None, (number >> _DELAY_AT) / 1000)
+        again_in_time = bool(number >> _AGAIN_AT & 1)
+        return cls(number & _KIND, most - 1 if most else None, (number >> _DELAY_AT) / 1000, again_in_time)
 
 
 def mode_of(task: Any) -> int:
@@ -71,9 +93,10 @@ def mode_of(task: Any) -> int:
     Raises:
         ImproperlyConfigured: it is to be retried, and its retry options are no numbers.
     """
+    again_in_time = bool(task.acks_late) and not _acks_on_timeout(task)
     if task.retry_on_worker_lost:
         try:
-            return Mode(RETRY, task.max_retries, task.default_retry_delay).packed()
+            return Mode(RETRY, task.max_retries, task.default_retry_delay, again_in_time).packed()
         except (TypeError, ValueError) as exc:
             raise ImproperlyConfigured(
                 f"task {task.name!r}: with retry_on_worker_lost, max_retries ({task.max_retries!r}) must be a whole "
@@ -81,7 +104,25 @@ def mode_of(task: Any) -> int:
             ) from exc
     if not task.acks_late:
         return EARLY
-    return LATE_REJECT if task.reject_on_worker_lost else LATE
+    return Mode(LATE_REJECT if task.reject_on_worker_lost else LATE, again_in_time=again_in_time).packed()
+
+
+def _acks_on_timeout(task: Any) -> bool:
+    return bool(task.acks_on_failure_or_timeout if task.acks_on_timeout is None else task.acks_on_timeout)
+
+
+class Herald(Protocol):
+    """Whoever calls what the user has to say about tasks that ended here, in a process that knows the tasks."""
+
+    def sends(self, claim: Claim, outcome: Outcome) -> tuple[Message, ...]:
+        """Tell the errbacks of an attempt that is about to end here; returns what is to be sent with its end."""
+
+    def told(self, claim: Claim, outcome: Outcome, why: dict[str, Any]) -> None:
+        """Tell the task's own handlers and the signals' receivers that it has ended so.
+
+        Args:
+            why: its process was killed for its sake, see `reason_of`; empty if it died of something else.
+        """
 
 
 def sweep(
@@ -91,6 +132,7 @@ def sweep(
     limit: int = MAX_REDELIVERIES,
     whole_worker: bool = False,
     unexplained: set[str] | None = None,
+    herald: Herald | None = None,
 ) -> int:
     """Free the claims of every dead owner.
 
@@ -101,6 +143,7 @@ def sweep(
         whole_worker: the dead children died because their worker is being stopped.
         unexplained: names of own children that were found dead before, and whose main process may still tell of
             what; others found like that are left for the next time, and their names added.
+        herald: tells the user's handlers of what ends here; without one, nobody does.
 
     Returns:
         How many messages were freed or ended.
@@ -113,12 +156,33 @@ def sweep(
         faults.at("sweep.read")
         reason = (reasons or {}).get(int(str(owner.about.get("pid") or 0)), "its process is gone")
         outcomes = verdicts(estate, _parent_lives(owner) and not whole_worker, reason, limit, storage.url)
-        if outcomes:
-            freed += len(outcomes) - len(settle_each(storage, outcomes))
+        freed += _settled(storage, estate, outcomes, herald)
         faults.at("sweep.settled")
         storage.retire(owner.name)
         faults.at("sweep.retired")
     return freed
+
+
+def _settled(storage: Storage, estate: Estate, outcomes: list[Outcome], herald: Herald | None) -> int:
+    """Settle a dead owner's outcomes, and tell of those that nobody has told of; returns how many were not stale."""
+    if not outcomes:
+        return 0
+    noted = {(outcome.seq, outcome.token) for outcome in estate.ended}
+    why = {(each.seq, each.token): reason_of(each) for each in estate.started}
+    fallen = {
+        (claim.seq, claim.token): claim for claim in estate.claims
+        if herald is not None and (claim.seq, claim.token) in why.keys() - noted
+    }  # fmt: skip
+    for at, outcome in enumerate(outcomes):
+        claim = fallen.get((outcome.seq, outcome.token))
+        if herald is not None and claim is not None and outcome.state == states.FAILURE:
+            outcomes[at] = outcome._replace(sends=herald.sends(claim, outcome))
+    stale = {(outcome.seq, outcome.token) for outcome in settle_each(storage, outcomes)}
+    for outcome in outcomes:
+        key = (outcome.seq, outcome.token)
+        if herald is not None and key in fallen and key not in stale and outcome.ended:
+            herald.told(fallen[key], outcome, why[key])
+    return len(outcomes) - len(stale)
 
 
 def recall(storage: Storage, owner: str, batch: int) -> int:
@@ -207,7 +271,8 @@ def verdicts(estate: Estate, parent_lives: bool, reason: str, limit: int, url: s
         if key in ended:
             found.append(ended[key])
         elif key in started:
-            found.append(_verdict(claim, started[key].mode, parent_lives, reason, limit, url))
+            found.append(_sentence(claim, started[key], limit) or
+                         _verdict(claim, started[key].mode, parent_lives, reason, limit, url))  # fmt: skip
         else:
             found.append(given_back(claim))
     return found
@@ -216,6 +281,31 @@ def verdicts(estate: Estate, parent_lives: bool, reason: str, limit: int, url: s
 def given_back(claim: Claim) -> Outcome:
     """The outcome of a claim that was never started: nothing happened, nothing is charged."""
     return Outcome(claim.seq, claim.token, claim.message.id, ended=False)
+
+
+def reason_of(started: Started) -> dict[str, Any]:
+    """Read why a process was killed for a task's sake; empty if it was not, or if that cannot be read."""
+    try:
+        found = json.loads(started.reason or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _sentence(claim: Claim, started: Started, limit: int) -> Outcome | None:
+    """How a task ends for whose sake its process was killed; None if it was not."""
+    reason = reason_of(started)
+    message = claim.message
+    if reason.get("why") == REVOKED:
+        logger.warning("Task %s[%s] revoked: terminated", shown_name(message), message.id)
+        return failed(claim, TaskRevokedError("terminated"), states.REVOKED)
+    if reason.get("why") != TIME_LIMIT:
+        return None
+    limit_s = reason.get("limit")
+    logger.error("Hard time limit (%ss) exceeded for %s[%s]", limit_s, shown_name(message), message.id)
+    if Mode.unpacked(started.mode).again_in_time and claim.redeliveries < limit:
+        return given_back(claim)._replace(charged=1)
+    return failed(claim, TimeLimitExceeded(limit_s))
 
 
 def _verdict(claim: Claim, number: int, parent_lives: bool, reason: str, limit: int, url: str) -> Outcome:
@@ -280,14 +370,19 @@ def retried(claim: Claim, text: str, delay: float) -> Outcome:
 
 def lost(claim: Claim, text: str) -> Outcome:
     """The outcome of a task whose process died: FAILURE with WorkerLostError, for it and those who waited."""
+    logger.error("Task %s[%s] lost: %s", claim.message.name, claim.message.id, text)
+    return failed(claim, WorkerLostError(text))
+
+
+def failed(claim: Claim, exc: Exception, state: str = states.FAILURE) -> Outcome:
+    """The outcome of a task that was started and is over: an exception for it and for those who waited."""
     message = claim.message
-    logger.error("Task %s[%s] lost: %s", message.name, message.id, text)
-    data, content_type = encode(exception_data(WorkerLostError(text)), "json")
+    data, content_type = encode(exception_data(exc), "json")
     group_failure = None
     if message.leads & LEADS_BY_GROUP:
-        group_failure, _ = encode(exception_data(ChordError(f"Dependency {message.id} raised {text!r}")), "json")
+        group_failure, _ = encode(exception_data(ChordError(f"Dependency {message.id} raised {exc!r}")), "json")
     return Outcome(
-        claim.seq, claim.token, message.id, states.FAILURE, result=data, content_type=content_type,
+        claim.seq, claim.token, message.id, state, result=data, content_type=content_type,
         checksum=checksum(data), charged=1, ended_at=clock.now(), group_failure=group_failure,
         group_id=message.group_id, leads=message.leads, reply_to=message.reply_to,
     )  # fmt: skip

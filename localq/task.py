@@ -20,7 +20,7 @@ from localq.canvas import Signature, chunks, xmap, xstarmap
 from localq.context import Context, Running, current_app, entered, request_of, running
 from localq.exceptions import LocalqWarning, MaxRetriesExceededError, OperationalError, Retry
 from localq.message import Message
-from localq.options import NOT_YET, TASK_OPTIONS, check_task, refuse_of_task, warn_of_near_misses
+from localq.options import NOT_YET, REQUEST, TASK_OPTIONS, check_task, refuse_of_task, warn_of_near_misses
 from localq.publisher import Defaults, Publisher
 from localq.recovery import mode_of
 from localq.result import AsyncResult, EagerResult
@@ -94,6 +94,7 @@ class Task(Generic[P, R]):
     soft_time_limit: float | None
     serializer: str | None
     compression: str | None
+    Request: Any
 
     MaxRetriesExceededError = MaxRetriesExceededError
     OperationalError = OperationalError
@@ -104,6 +105,12 @@ class Task(Generic[P, R]):
     calls_run: bool = True
     #: What becomes of a started attempt if its process dies.
     lost_mode: int = 0
+    #: (hard, soft) in seconds, if it has any of its own; the message's win, a worker's come last.
+    limits: tuple[float | None, float | None] | None = None
+    #: Its requests have a class of the user's own, which is told how its attempts go.
+    has_request: bool = False
+    #: Either: not a plain call for whoever runs it.
+    is_watched: bool = False
     defaults: Defaults = Defaults()
     _check: Callable[..., None] | None = None
     #: Options that this task leaves to the settings, by name; the values are names of settings.
@@ -182,10 +189,12 @@ class Task(Generic[P, R]):
         where = {"queue": self.queue, "exchange": self.exchange, "routing_key": self.routing_key}
         where = {key: value for key, value in where.items() if value is not None}
         limits = (self.time_limit, self.soft_time_limit)
+        own["limits"] = None if limits == (None, None) else limits
+        own["has_request"] = self.Request != REQUEST
+        own["is_watched"] = own["limits"] is not None or own["has_request"]
         own["defaults"] = Defaults(
-            where, self.priority, self.serializer, bool(self.ignore_result), self.expires,
-            None if limits == (None, None) else limits,
-        )  # fmt: skip
+            where, self.priority, self.serializer, bool(self.ignore_result), self.expires, own["limits"]
+        )
         own["is_plain"] = all(
             name not in own and getattr(kind, name) is getattr(Task, name)
             for name in ("before_start", "on_success", "after_return")

@@ -82,6 +82,15 @@ def children_of(pid: int) -> list[int]:
         return []
 
 
+def signal_all(pid: int, number: int) -> None:
+    """Send a signal to a worker and to its children, which have process groups of their own."""
+    for each in (*children_of(pid), pid):
+        try:
+            os.kill(each, number)
+        except ProcessLookupError:
+            pass  # it died with one that was signalled before
+
+
 def is_gone(pid: int) -> bool:
     """Whether a process has ended, reaped or not."""
     try:

@@ -76,8 +76,7 @@ def test_whatever_a_call_says_of_itself_is_seen_in_its_request(app, look, runnin
         "expires": "2100-01-01T00:00:00+00:00",
     }  # fmt: skip
     with running():
-        with pytest.warns(LocalqWarning, match="time_limit"):
-            result = look.apply_async(("secret",), time_limit=30, soft_time_limit=20, **options)
+        result = look.apply_async(("secret",), time_limit=30, soft_time_limit=20, **options)
         found = result.get(timeout=30)
     said = {
         "id": "mine", "shadow": "looking", "headers": {"h": 1}, "argsrepr": "(...)", "kwargsrepr": "{'pin': '*'}",
@@ -207,13 +206,12 @@ def test_a_retry_keeps_everything_that_the_call_said(app, running):
     def sad(request, exc, traceback): ...
 
     with running():
-        with pytest.warns(LocalqWarning, match="time_limit"):
-            result = again.apply_async(
-                task_id="same", shadow="other", root_id="r", parent_id="p", headers={"h": 1}, reply_to="me",
-                time_limit=9, soft_time_limit=3, link_error=sad.s(), stamped_headers=["s"], s=1, app_id="7",
-                argsrepr="()", kwargsrepr="{}", group_id="g", chain=[{"task": "t"}], replaced_task_nesting=1,
-                expires="2100-01-01T00:00:00+00:00",
-            )  # fmt: skip
+        result = again.apply_async(
+            task_id="same", shadow="other", root_id="r", parent_id="p", headers={"h": 1}, reply_to="me",
+            time_limit=9, soft_time_limit=3, link_error=sad.s(), stamped_headers=["s"], s=1, app_id="7",
+            argsrepr="()", kwargsrepr="{}", group_id="g", chain=[{"task": "t"}], replaced_task_nesting=1,
+            expires="2100-01-01T00:00:00+00:00",
+        )  # fmt: skip
         before, after, retries = result.get(timeout=30)
     assert before == after
     assert retries == 1

@@ -43,6 +43,22 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 @click.option(
     "-l", "-L", "--loglevel", callback=_level, metavar="LEVEL", default="INFO", show_default=True, help="Log level."
 )
+@click.option("--time-limit", type=click.FloatRange(min=0), metavar="S", help="Seconds after which a task is killed.")
+@click.option(
+    "--soft-time-limit",
+    type=click.FloatRange(min=0),
+    metavar="S",
+    help="Seconds after which SoftTimeLimitExceeded is raised in a task.",
+)
+@click.option(
+    "--max-tasks-per-child", type=click.IntRange(min=0), metavar="N", help="Tasks after which a child is replaced."
+)
+@click.option(
+    "--max-memory-per-child",
+    type=click.IntRange(min=0),
+    metavar="KIB",
+    help="Memory (KiB) after which a child is replaced, once its task has ended.",
+)
 @click.option("-I", "--include", callback=_names, metavar="A,B", help="More modules to import.")
 @click.option("--without-gossip", is_flag=True, hidden=True)
 @click.option("--without-mingle", is_flag=True, hidden=True)
@@ -69,6 +85,7 @@ def command(ctx: click.Context, /, **options: Any) -> None:
     worker = Worker(
         app, queues=given["queues"], exclude_queues=given["exclude_queues"], concurrency=given["concurrency"],
         pool=given["pool"], hostname=given["hostname"], loglevel=given["loglevel"], quiet=given["quiet"],
-        version=__version__,
+        version=__version__, time_limit=given["time_limit"], soft_time_limit=given["soft_time_limit"],
+        max_tasks_per_child=given["max_tasks_per_child"], max_memory_per_child=given["max_memory_per_child"],
     )  # fmt: skip
     sys.exit(worker.run())

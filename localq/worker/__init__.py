@@ -7,6 +7,8 @@
 
     supervisor.py solo.py   the pools       child.py     the loop both of them run
     steward.py timer.py     the services    banner.py    what it says at its start
+    watch.py enforcer.py    hard limits     terms.py soft.py      limits, as the child keeps them
+    notices.py herald.py request.py         what the steward tells the user's own code
 
 `Worker` only holds the options and picks the pool. Must not touch the store itself.
 """
@@ -51,6 +53,8 @@ class Worker:
         loglevel: a name or number of the logging module.
         on_ready: called when the worker is about to claim.
         quiet: no banner.
+        time_limit, soft_time_limit: seconds that tasks may take which say nothing themselves; None: the settings.
+        max_tasks_per_child, max_memory_per_child: tasks, or KiB, after which a child is replaced; None: the settings.
     """
 
     def __init__(
@@ -65,6 +69,10 @@ class Worker:
         quiet: bool = False,
         version: str = "",
         exclude_queues: Any = None,
+        time_limit: float | None = None,
+        soft_time_limit: float | None = None,
+        max_tasks_per_child: int | None = None,
+        max_memory_per_child: int | None = None,
     ) -> None:
         self.app = app
         #: What it serves; `queues` is what it claims from.
@@ -77,6 +85,11 @@ class Worker:
         #: The main process, where it is not this one.
         self.pid = os.getpid()
         self._on_ready, self._quiet, self._version = on_ready, quiet, version
+        conf = app.conf
+        #: (hard, soft) of tasks that have no limits of their own.
+        self.limits = (time_limit or conf.task_time_limit or None, soft_time_limit or conf.task_soft_time_limit or None)
+        self.max_tasks_per_child = max_tasks_per_child or conf.worker_max_tasks_per_child
+        self.max_memory_per_child = max_memory_per_child or conf.worker_max_memory_per_child
         self._running = pools.get(self.pool)(self)
 
     @property

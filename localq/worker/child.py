@@ -26,6 +26,7 @@ from localq.recovery import given_back, settle_each, unwritable
 from localq.serialization import checksum, encode, value_of
 from localq.storage.base import Bell, Owner, Storage
 from localq.worker.holds import parked, rates_of, warn_of_unknown
+from localq.worker.terms import Terms
 
 logger = logging.getLogger("localq.worker.child")
 
@@ -47,10 +48,17 @@ class Consumer:
         queues: where to claim from.
         hostname: the node's name.
         about: facts that others see of this owner.
+        terms: how long tasks may take, whom it tells, how long it works.
     """
 
-    def __init__(self, app: Any, queues: tuple[str, ...], hostname: str, about: dict[str, object]) -> None:
+    def __init__(
+        self, app: Any, queues: tuple[str, ...], hostname: str, about: dict[str, object], terms: Terms | None = None
+    ) -> None:
         self.app, self.queues, self.hostname = app, queues, hostname
+        self._terms = terms or Terms()
+        self._is_watched = self._terms.is_watched
+        #: It has stopped because it has done enough.
+        self.is_worn = False
         self._about = {"kind": "child", "node": hostname, "queues": list(queues), **about}
         self._executor = Executor(app.conf, hostname)
         self._rates = rates_of(app.tasks, app.conf, hostname)
@@ -76,6 +84,7 @@ class Consumer:
         """Claim, execute and settle until stopped."""
         storage: Storage = self.app.storage
         owner = storage.enlist(self._about)
+        self._terms.start(owner, self.app.tasks.values())
         bell = storage.bell(self.queues, owner=owner.name)
         outcomes: list[Outcome] = []
         self._looked_at = clock.monotonic()
@@ -96,7 +105,7 @@ class Consumer:
                 outcomes = []
                 if turn.stale and not was_recalled:  # else the steward has settled and given back for us
                     self._report(turn.stale)
-                self._warn(turn.held)
+                self._tell(turn.held)
                 if turn.claims:
                     outcomes = self._claimed(storage, owner, bell, turn.claims)
                 elif turn.moved:
@@ -155,7 +164,10 @@ class Consumer:
                 free.append(claim)
         return self._batch(storage, owner, free) + back
 
-    def _warn(self, held: Sequence[str]) -> None:
+    def _tell(self, held: Sequence[str]) -> None:
+        """Tell of what a turn has done: the steward of what is settled, people of what nobody here knows."""
+        if self._terms.ended:
+            self._terms.tell_ended()
         for key in held:
             if key.startswith(NAME):
                 warn_of_unknown(task_of(key), self.app.tasks)
@@ -182,6 +194,7 @@ class Consumer:
         # Even if nothing has: whoever saw the flag up has put its message by the time this settle is through.
         self._report(settle_each(storage, outcomes))
         owner.settled()
+        self._terms.tell_ended()
         settle_each(storage, [given_back(claim) for claim in storage.estate(owner.name).claims])
 
     def _turn(self, storage: Storage, owner: Owner, outcomes: list[Outcome]) -> Turn | None:
@@ -216,8 +229,9 @@ class Consumer:
         started = time.perf_counter()
         outcomes: list[Outcome] = []
         elapsed, done = 0.0, 0
+        most = -1 if self._terms.most_tasks is None else self._terms.most_tasks - self.executed
         for at, claim in enumerate(claims):
-            if self.is_stopping or elapsed > BATCH_LIMIT_S:
+            if self.is_stopping or elapsed > BATCH_LIMIT_S or done == most:
                 outcomes += map(given_back, claims[at:])
                 break
             if claim.message.visible_at is not None and claim.message.visible_at > clock.now():
@@ -238,6 +252,8 @@ class Consumer:
                 break
             faults.at("end.noted")
         self.executed += done
+        if self._terms.wears and self._terms.is_worn(self.executed):
+            self.is_worn = self.is_stopping = True
         if done:
             self._limit = max(1, min(int(BATCH_S * done / max(elapsed, 1e-6)), self._limit * BATCH_GROWTH, BATCH_MOST))
         return outcomes
@@ -259,14 +275,17 @@ class Consumer:
                 fed = feed(storage, claim, self.app.conf)
             except LocalqError as exc:
                 return self._executor.failed(task, claim, exc)
+        attempt = None
+        if task.is_watched or self._is_watched or (message.headers and '"timelimit"' in message.headers):
+            attempt = self._terms.of(task, claim)
         faults.at("start.reserved")
-        if not owner.begin(claim, task.lost_mode, left):
+        if not (owner.begin(claim, task.lost_mode, left) if attempt is None else attempt.begin(owner, left)):
             return None
         faults.at("start.noted")
         if task.track_started and not message.ignore_result:
             self._tell_started(storage, claim)
         try:
-            return self._executor.execute(task, claim, fed)
+            return self._executor.execute(task, claim, fed) if attempt is None else attempt.run(self._executor, fed)
         except Exception as exc:
             # An exception that cannot even be described (its repr, its notes) must cost its own task only.
             self._executor.broken(task, claim, exc)

@@ -16,8 +16,10 @@ from localq import signals
 from localq.exceptions import LocalqError, StoreReplaced
 from localq.storage.owners import identity
 from localq.worker.child import Consumer
+from localq.worker.notices import Notices
 from localq.worker.steward import Steward
 from localq.worker.supervisor import EX_NODE, EX_OK, EX_STORE
+from localq.worker.terms import Terms
 
 logger = logging.getLogger("localq.worker")
 
@@ -42,6 +44,7 @@ class Solo:
         """Run until stopped; return the exit code."""
         worker = self._worker
         signals.worker_init.send(worker)
+        self._notices = Notices()
         line_read, line_write = os.pipe()
         os.set_blocking(line_read, False)
         thread = threading.Thread(target=self._steward_life, args=(line_read,), name="Steward", daemon=True)
@@ -52,7 +55,10 @@ class Solo:
         try:
             if self._error is None and not self._exit_code:
                 # Only now: its node's name is final, and with it the queues that are its own.
-                self._consumer = Consumer(worker.app, worker.queues, worker.node, {"parent": identity()})
+                if worker.max_tasks_per_child or worker.max_memory_per_child:
+                    logger.warning("max_..._per_child has no effect here: the solo pool has no child to replace")
+                terms = Terms(worker.limits, self._notices)
+                self._consumer = Consumer(worker.app, worker.queues, worker.node, {"parent": identity()}, terms)
                 worker.tell_ready()
                 if self._is_stopping:
                     self._consumer.stop()
@@ -63,6 +69,7 @@ class Solo:
             os.close(line_write)
             thread.join(35)
             os.close(line_read)
+            self._notices.close()
         if self._error is not None:
             worker.say_error(str(self._error), "LQ021" if self._exit_code == EX_NODE else "LQ020")
         signals.worker_shutdown.send(worker)
@@ -88,7 +95,7 @@ class Solo:
         worker = self._worker
         try:
             about: dict[str, object] = {"node": worker.node, "queues": list(worker.queues)}
-            self._steward = Steward(worker.app, about, identity(), line)
+            self._steward = Steward(worker.app, about, identity(), line, self._notices)
             facts = {"pid": os.getpid(), **worker.facts}
             node = self._steward.name_node(worker.node, worker.node_may_vary, facts)
             if node is None:

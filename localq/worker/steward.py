@@ -6,6 +6,8 @@
     Due        wakes sleepers when a waiting message's time has come
     Holds      frees what waits under a key and need not any more (holds.py)
     Expiry     forgets results that had their time (expiry.py)
+    Herald     calls the user's handlers of attempts whose process cannot (herald.py)
+    Terminator has tasks ended that were revoked while they run (terminator.py)
 
 In prefork they live in a process of their own, in a solo worker in a thread. Each service is started in
 order and stopped in reverse; between them runs one timer heap. They look at the store once a second, and
@@ -28,7 +30,10 @@ from localq.message import Want
 from localq.recovery import recall, sweep
 from localq.storage.base import DUE_BELL, SYNC_BELL, Doing, Storage
 from localq.worker.expiry import Expiry
+from localq.worker.herald import Herald
 from localq.worker.holds import Holds
+from localq.worker.notices import Notices
+from localq.worker.terminator import Terminator
 from localq.worker.timer import Timer
 
 logger = logging.getLogger("localq.worker.steward")
@@ -91,8 +96,8 @@ class Upkeep:
 class Sweeper:
     """Frees the claims of the dead: of this worker's children at once, of others within a second."""
 
-    def __init__(self, storage: Storage, timer: Timer, mine: Any, limit: int) -> None:
-        self._storage, self._timer, self._mine, self._limit = storage, timer, mine, limit
+    def __init__(self, storage: Storage, timer: Timer, mine: Any, limit: int, herald: Herald | None = None) -> None:
+        self._storage, self._timer, self._mine, self._limit, self._herald = storage, timer, mine, limit, herald
         self.reasons: dict[int, str] = {}
         self.whole_worker = False
         self._unexplained: set[str] = set()
@@ -111,7 +116,11 @@ class Sweeper:
         self._sweep(None if self.whole_worker else self._unexplained)
 
     def _sweep(self, unexplained: set[str] | None) -> None:
-        patiently(lambda: sweep(self._storage, self._mine, self.reasons, self._limit, self.whole_worker, unexplained))
+        patiently(
+            lambda: sweep(
+                self._storage, self._mine, self.reasons, self._limit, self.whole_worker, unexplained, self._herald
+            )
+        )
 
     def stop(self) -> None:
         self._sweep(None)
@@ -223,18 +232,30 @@ class Steward:
         about: facts that others see of this worker.
         mine: the facts of the worker's main process, which its children name as their parent.
         line: a descriptor on which the main process tells of dead children and asks to stop.
+        notices: what the children tell.
+        ask: a descriptor on which the main process is asked to end tasks; None if it cannot.
     """
 
-    def __init__(self, app: Any, about: dict[str, object], mine: Any, line: int | None = None) -> None:
+    def __init__(
+        self,
+        app: Any,
+        about: dict[str, object],
+        mine: Any,
+        line: int | None = None,
+        notices: Notices | None = None,
+        ask: int | None = None,
+    ) -> None:
         storage: Storage = app.storage
         queues: Any = about.get("queues") or ()
         self._storage, self._line = storage, line
         self.timer = Timer()
         self._owner = storage.enlist({"kind": "worker", **about}, journal=False)
         self._bell = storage.bell((DUE_BELL, SYNC_BELL))
-        self.sweeper = Sweeper(storage, self.timer, mine, app.conf.task_max_redeliveries)
+        herald = Herald(app, str(about.get("node") or ""), notices)
+        self.sweeper = Sweeper(storage, self.timer, mine, app.conf.task_max_redeliveries, herald)
         self.services: list[Service] = [
-            Upkeep(storage), self.sweeper, Recaller(storage), Due(storage, self.timer), Holds(app, self.timer, queues),
+            Upkeep(storage), herald, self.sweeper, Recaller(storage), Due(storage, self.timer),
+            Holds(app, self.timer, queues), Terminator(storage, self.timer, mine, ask),
             Expiry(app.backend, self.timer, patiently),
         ]  # fmt: skip
         self.is_stopping = False

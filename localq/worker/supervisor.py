@@ -6,6 +6,7 @@
 Single-threaded, and its own code never opens the store, so nothing the store does can stop it, and forking
 is safe at any time. Signal handlers only note the signal; the loop does what it means. It tells the
 steward over a pipe which children died and of what; children whose supervisor dies are killed by the kernel.
+Each child leads a process group of its own, so that what a task has started can be killed with it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from localq import log, signals
@@ -36,14 +38,20 @@ from localq.recovery import exit_reason
 from localq.storage.gate import set_mask
 from localq.storage.owners import identity
 from localq.worker.child import Consumer
+from localq.worker.enforcer import Enforcer
+from localq.worker.notices import Notices
 from localq.worker.steward import Steward
+from localq.worker.terms import Terms
+from localq.worker.watch import WAKE, Post, Watch
 
 logger = logging.getLogger("localq.worker")
 
 #: Exit codes, as the README lists them (sysexits.h where it has one).
 EX_OK, EX_CONFIG, EX_STORE, EX_NODE = 0, 2, 74, 73
+#: The exit code of a child that has done enough and is to be replaced.
+WORN = 77
 #: Signals that the supervisor answers.
-ANSWERED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD, signal.SIGHUP)
+ANSWERED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD, signal.SIGHUP, signal.SIGTSTP)
 #: What no restart mends: the store cannot be used any more.
 UNUSABLE = (StoreReplaced, StoreUntrusted, StoreCorrupt, StoreReadOnly, StoreVersionError)
 #: So many deaths in so many seconds are a crash loop; then a new child waits.
@@ -83,6 +91,12 @@ class Supervisor:
         """Run until stopped; return the exit code."""
         signals.worker_init.send(self._worker)
         self._listen()
+        try:
+            return self._work()
+        finally:
+            self._notices.close()
+
+    def _work(self) -> int:
         ready = self._start_steward(first=True)
         if ready is None:
             return self._exit_code
@@ -101,25 +115,31 @@ class Supervisor:
 
     def _listen(self) -> None:
         self._read_end, write_end = os.pipe()
-        os.set_blocking(self._read_end, False)
-        os.set_blocking(write_end, False)
+        self._asked, self._ask = os.pipe()
+        for fd in (self._read_end, write_end, self._asked):
+            os.set_blocking(fd, False)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        self._notices = Notices()
+        self._watch = Watch(self._worker.concurrency, write_end)
+        self._enforcer = Enforcer(self._watch, lambda: Path(self._worker.app.backend.location.path))
         for number in ANSWERED:
-            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-                continue  # nohup: the terminal's end is not ours
+            if number in (signal.SIGHUP, signal.SIGTSTP) and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup, or a shell without job control: the terminal is not ours
             signal.signal(number, lambda got, _: self._seen.append(got))
 
     def _wait(self) -> None:
+        """Wait until there is something to do; see to what has run for too long."""
         pause = max(0.0, self._resume_at - time.monotonic()) if self._resume_at else None
         if self._stopped_by:
             # A task may have ignored or blocked SIGTERM while it ran: ask again until the child is gone.
             pause = ASK_AGAIN_S
             self._signal_children(signal.SIGTERM)
-        select.select([self._read_end], [], [], pause)
-        try:
-            os.read(self._read_end, 4096)
-        except BlockingIOError:
-            pass
+        pauses = [each for each in (pause, self._enforcer.pause_s()) if each is not None]
+        select.select([self._read_end, self._asked], [], [], min(pauses, default=None))
+        is_called = WAKE in _read_all(self._read_end)
+        for text in _read_all(self._asked).splitlines():
+            self._enforcer.terminate(self._children, json.loads(text))
+        self._enforcer.enforce(self._children, is_called)
 
     def _answer(self) -> None:
         """Do what the signals that came mean."""
@@ -129,6 +149,8 @@ class Supervisor:
                 self._stop_warmly(number)
             elif number in (signal.SIGINT, signal.SIGQUIT):
                 self._stop_cold(number)
+            elif number == signal.SIGTSTP:
+                self._suspend()
         self._reap()
 
     # -- Stopping --------------------------------------------------------------------------------
@@ -150,12 +172,20 @@ class Supervisor:
         )
         self._killed_because = "its worker was stopped at once"
         self._tell({"cold": True})
-        self._signal_children(signal.SIGKILL)
+        self._signal_children(signal.SIGKILL, os.killpg)
         self._worker.say("worker: Cold shutdown (MainProcess): running tasks are stopped, reserved ones go back")
 
-    def _signal_children(self, number: int) -> None:
+    def _suspend(self) -> None:
+        """Stop until somebody says go on; so do the children, whom the terminal does not reach."""
+        self._signal_children(signal.SIGTSTP)
+        os.kill(os.getpid(), signal.SIGSTOP)
         for pid in self._children:
-            os.kill(pid, number)
+            if not self._enforcer.is_doomed(pid):
+                os.kill(pid, signal.SIGCONT)
+
+    def _signal_children(self, number: int, how: Callable[[int, int], None] = os.kill) -> None:
+        for pid in self._children:
+            how(pid, number)
 
     def _finish_steward(self) -> None:
         """Let the steward sweep once more and end."""
@@ -188,13 +218,16 @@ class Supervisor:
 
     def _child_ended(self, pid: int, code: int) -> None:
         index = self._children.pop(pid)
+        was_killed = self._enforcer.buried(pid, index)
         if code == EX_STORE and not self._worker.app.backend.is_there():
             self._store_is_gone()
         # A child ends well when it is told to; a task that calls os._exit(0) is a loss like any other.
         if code != EX_OK or not self._stopped_by:
             reason = self._killed_because or exit_reason(code)
             self._tell({"died": pid, "reason": reason})
-            if not self._stopped_by:
+            if was_killed:
+                logger.info("child %d (pid %d) was killed with its task; another takes its place", index, pid)
+            elif not self._stopped_by and code != WORN:
                 logger.error("child %d (pid %d) ended: %s; another takes its place", index, pid, reason)
                 self._crashes.append(time.monotonic())
 
@@ -217,14 +250,20 @@ class Supervisor:
         return len(self._crashes) == CRASHES and time.monotonic() - self._crashes[0] < CRASH_WINDOW_S
 
     def _fork_child(self, index: int) -> None:
-        name = f"ForkPoolWorker-{index}"
-        pid = self._fork(name, self._child_life)
+        pid = self._fork(f"ForkPoolWorker-{index}", lambda: self._child_life(index))
+        _lead_group(pid)  # here as well: it may be killed before it has come to it
         self._children[pid] = index
 
-    def _child_life(self) -> int:
+    def _child_life(self, index: int) -> int:
+        _lead_group(0)
+        # In the background of a terminal: a task that reads from it gets an error, and is not stopped for ever.
+        signal.signal(signal.SIGTTIN, signal.SIG_IGN)
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         self._worker.app.backend.follow()
         about: dict[str, object] = {"steward": True, "parent": self._mine}
-        consumer = Consumer(self._worker.app, self._worker.queues, self._worker.node, about)
+        worker, post = self._worker, Post(self._watch, index)
+        terms = Terms(worker.limits, self._notices, post, worker.max_tasks_per_child, worker.max_memory_per_child)
+        consumer = Consumer(worker.app, worker.queues, worker.node, about, terms)
 
         def stop(*_: object) -> None:
             consumer.stop()
@@ -238,8 +277,9 @@ class Supervisor:
         consumer.before_turn = listen
         signals.worker_process_init.send(self._worker)
         consumer.run()
-        signals.worker_process_shutdown.send(self._worker, pid=os.getpid(), exitcode=EX_OK)
-        return EX_OK
+        code = WORN if consumer.is_worn else EX_OK
+        signals.worker_process_shutdown.send(self._worker, pid=os.getpid(), exitcode=code)
+        return code
 
     # -- The steward -----------------------------------------------------------------------------
 
@@ -286,7 +326,7 @@ class Supervisor:
             if not first:
                 worker.app.backend.follow()
             about: dict[str, object] = {"node": worker.node, "queues": list(worker.queues), "steward": True}
-            steward = Steward(worker.app, about, self._mine, line)
+            steward = Steward(worker.app, about, self._mine, line, self._notices, self._ask)
             facts = {"pid": self._mine["pid"], **worker.facts}
             node = steward.name_node(worker.node, may_vary=worker.node_may_vary and first, facts=facts)
             if node is None and first:
@@ -363,8 +403,17 @@ class Supervisor:
             signal.signal(number, signal.SIG_IGN)
         self._children.clear()
         os.close(self._read_end)
+        os.close(self._asked)
         die_with(parent)
         log.process_name = name
+
+
+def _lead_group(pid: int) -> None:
+    """Make a child, 0 for this process, the leader of a process group of its own."""
+    try:
+        os.setpgid(pid, pid)
+    except (ProcessLookupError, PermissionError):
+        pass  # it has ended already, or has become one itself
 
 
 def _flush() -> None:
@@ -385,6 +434,14 @@ def die_with(parent: int) -> None:
 
 def _write_line(fd: int, said: dict[str, Any]) -> None:
     os.write(fd, json.dumps(said).encode() + b"\n")
+
+
+def _read_all(fd: int) -> bytes:
+    """Read what there is, without waiting."""
+    try:
+        return os.read(fd, 65536)
+    except BlockingIOError:
+        return b""
 
 
 def _read_line(fd: int, timeout_s: float) -> dict[str, Any]:

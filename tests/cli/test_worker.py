@@ -371,3 +371,32 @@ def test_a_script_is_a_worker_by_worker_main(tmp_path):
         "print('ended with', app.worker_main(['worker', '-P', 'solo', '-l', 'ERROR']))\n"
     )
     assert "ended with 0" in python("run.py", cwd=tmp_path)
+
+
+@pytest.mark.row("N37", "F192", "F142")
+def test_limits_on_the_command_line_hold_for_every_task(here):
+    words = ("-A", "tasks", "worker", "-c", "1", "--time-limit", "2", "--soft-time-limit", "0.5")
+    with worker(*words, cwd=here) as running:
+        soft = send(here, "hold.delay('soft')")
+        assert result(here, soft) == "FAILURE SoftTimeLimitExceeded()"
+        running.saw(f"Soft time limit (0.5s) exceeded for tasks.hold[{soft}]")
+        # What the call says wins.
+        hard = send(here, "hold.apply_async(('hard',), soft_time_limit=60)")
+        assert result(here, hard) == "FAILURE TimeLimitExceeded(2,)"
+        running.saw(f"Hard time limit (2s) exceeded for tasks.hold[{hard}]")
+        running.saw("was killed with its task; another takes its place")
+        assert result(here, send(here, "add.delay(1, 2)")) == "SUCCESS 3"
+        running.send(signal.SIGTERM)
+        assert running.ended() == 0
+        assert "ended: signal 9" not in running.text
+
+
+@pytest.mark.row("N37", "N35")
+@pytest.mark.parametrize(
+    "flag", ["--time-limit", "--soft-time-limit", "--max-tasks-per-child", "--max-memory-per-child"]
+)
+def test_a_limit_that_is_none_is_a_mistake_of_usage(here, flag):
+    done = localq("-A", "tasks", "worker", flag, "-1", cwd=here)
+    assert done.returncode == 2
+    assert flag in done.stderr
+    assert flag in localq("-A", "tasks", "worker", "--help", cwd=here).stdout

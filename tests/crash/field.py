@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from commands import children_of, environment, is_gone
+from commands import children_of, environment, is_gone, signal_all
 from waiting import wait_until
 
 from localq import LocalQ
@@ -70,7 +70,7 @@ else:
     supervisor.CRASH_PAUSE_S = 0.01
 """
 CONCURRENCY = 2
-#: Whom to kill, and how often in comparison. A "worker" is its whole process group.
+#: Whom to kill, and how often in comparison. A "worker" is all of its processes.
 VICTIMS = {"child": 6, "steward": 3, "supervisor": 2, "worker": 2, "producer": 3}
 #: Seconds between two kills.
 SHORTEST_S, LONGEST_S = 0.02, 0.17
@@ -166,7 +166,7 @@ class Field:
         kind, pid = self.choose()
         family = children_of(pid)
         if kind == "worker":
-            os.killpg(pid, signal.SIGKILL)
+            signal_all(pid, signal.SIGKILL)
         else:
             os.kill(pid, signal.SIGKILL)
         self.kills[kind] += 1
@@ -183,7 +183,7 @@ class Field:
     def stopped_one(self) -> Iterator[str]:
         """Stop somebody, as Ctrl-Z or a debugger does, for as long as the block lasts; yields what it is."""
         kind, pid = self.choose()
-        send = os.killpg if kind == "worker" else os.kill
+        send = signal_all if kind == "worker" else os.kill
         send(pid, signal.SIGSTOP)
         try:
             yield kind

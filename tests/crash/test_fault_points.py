@@ -121,7 +121,8 @@ TABLE = [
 
 
 def test_the_table_has_every_point():
-    assert {cell.point for cell in TABLE} == set(faults.POINTS)
+    # Where a supervisor kills, it is halted itself: tests/worker/test_limits.py.
+    assert {cell.point for cell in TABLE} == set(faults.POINTS) - {*step("limit")}
 
 
 @pytest.mark.parametrize("cell", TABLE, ids=str)

@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 
 import pytest
-from commands import is_gone, worker
+from commands import is_gone, signal_all, worker
 from field import field, judge, judge_what_is_left
 from forking import Line, ended, forked
 from waiting import wait_until
@@ -188,13 +188,13 @@ def test_a_stopped_worker_is_not_robbed_and_another_runs_what_is_queued(here, cl
     with worker(*WORKER, "-c", "1", cwd=here) as first:
         result, pid = held(here, client, kind)
         queued = [client.send_task("add", (number, 1)) for number in range(20)]
-        os.killpg(first.pid, signal.SIGSTOP)
+        signal_all(first.pid, signal.SIGSTOP)
         wait_until(lambda: state_of(pid) == "T")
         with worker(*WORKER, "-c", "1", cwd=here):
             assert [each.get(timeout=30) for each in queued] == [number + 1 for number in range(20)]
             assert sweep(client.storage) == 0
             assert not result.ready()
-            os.killpg(first.pid, signal.SIGCONT)
+            signal_all(first.pid, signal.SIGCONT)
             let_go(here)
             assert result.get(timeout=30) == "run 0"
     assert len(runs_of(here, "a")) == 1
@@ -316,13 +316,13 @@ def test_a_task_whose_started_state_cannot_be_written_runs_all_the_same(app, mon
 def test_too_late_a_stopped_child_finds_its_task_failed_and_does_not_change_that(here, client):
     with worker(*WORKER, "-c", "1", cwd=here) as first:
         result, pid = held(here, client, "early")
-        os.killpg(first.pid, signal.SIGSTOP)
+        signal_all(first.pid, signal.SIGSTOP)
         wait_until(lambda: state_of(pid) == "T")
         declare_dead(client.storage, pid)
         assert sweep(client.storage) == 1
         (before,) = client.storage.records([result.id]).values()
         assert before.state == "FAILURE"
-        os.killpg(first.pid, signal.SIGCONT)
+        signal_all(first.pid, signal.SIGCONT)
         let_go(here)
         first.saw(f"Task {result.id} was given to another worker meanwhile; this result is dropped")
         assert client.storage.records([result.id]) == {result.id: before}
@@ -334,7 +334,7 @@ def test_too_late_a_stopped_child_finds_its_task_failed_and_does_not_change_that
 def test_too_late_a_stopped_child_loses_to_the_one_that_has_its_task_now(here, client, who_ends_first):
     with worker(*WORKER, "-c", "1", cwd=here) as first:
         result, pid = held(here, client, "late")
-        os.killpg(first.pid, signal.SIGSTOP)
+        signal_all(first.pid, signal.SIGSTOP)
         wait_until(lambda: state_of(pid) == "T")
         declare_dead(client.storage, pid)
         with worker(*WORKER, "-c", "1", cwd=here):
@@ -342,7 +342,7 @@ def test_too_late_a_stopped_child_loses_to_the_one_that_has_its_task_now(here, c
             if who_ends_first == "the new one":
                 let_go(here, run=1)
                 assert result.get(timeout=30) == "run 1"
-            os.killpg(first.pid, signal.SIGCONT)
+            signal_all(first.pid, signal.SIGCONT)
             let_go(here)
             first.saw(f"Task {result.id} was given to another worker meanwhile; this result is dropped")
             let_go(here, run=1)

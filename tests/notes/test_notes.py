@@ -13,6 +13,7 @@ import logging
 import re
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable
 from itertools import pairwise
@@ -26,6 +27,7 @@ from waiting import wait_until
 
 import localq
 from localq import LocalQ, states
+from localq.registry import symbol
 from localq.testing.worker import start_worker
 
 NOTES = (Path(__file__).parent / "celery-notes.md").read_text("utf-8")
@@ -34,7 +36,6 @@ LIMIT_S = 20
 
 #: Blocks of later issues, by that line, and what will bring them.
 LATER = {
-    "class MyRequest(Request):": "custom requests (F139 to F142)",
     "task.map([1, 2])": "canvas: map",
     "add.starmap([(2, 2), (4, 4)])": "canvas: starmap",
     "res = add.chunks(zip(range(100), range(100)), 10)()": "canvas: chunks",
@@ -365,6 +366,30 @@ def test_avoid_synchronous_subtasks(block, named, app, tmp_path):
         waiting_all_the_same.delay("there").get(LIMIT_S)
         wait_until(stored.exists)
         assert stored.read_text() == "there and info of page of there"
+
+
+@runs("class MyRequest(Request):")
+@pytest.mark.row("F139", "F142", "F192")
+def test_a_request_of_ones_own_tells_of_failures_and_of_hard_limits(block, named, app, tmp_path):
+    log = logging.FileHandler(tmp_path / "log")
+    named["logger"].addHandler(log)
+    # The notes have it from where `Task.Request` says it is.
+    named.update(Request=symbol(named["Task"].Request))
+    ran(block, named)
+
+    @app.task(base=named["MyTask"], name="slow", time_limit=1)
+    def slow():
+        time.sleep(60)
+
+    with start_worker(app, "prefork", concurrency=1):
+        result = slow.delay()
+        assert repr(result.get(LIMIT_S, propagate=False)) == "TimeLimitExceeded(1)"
+        wait_until(lambda: "A hard timeout" in (tmp_path / "log").read_text())
+    named["logger"].removeHandler(log)
+    log.close()
+    assert (tmp_path / "log").read_text().splitlines() == [
+        "Failure detected for task slow", "A hard timeout was enforced for task slow",
+    ]  # fmt: skip
 
 
 # -- Calling tasks -------------------------------------------------------------------------------

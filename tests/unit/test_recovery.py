@@ -43,6 +43,7 @@ def error(outcome):
 # -- The table -------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("F193")
 @pytest.mark.parametrize(("mode", "parent_lives", "runs_again"), [
     (EARLY, True, False), (EARLY, False, False),
     (LATE, True, False), (LATE, False, True),
@@ -190,9 +191,9 @@ def test_retry_options_that_are_no_numbers_are_an_error_where_the_task_is_made(o
         app.task(name="proj.slow", retry_on_worker_lost=True, **options)(lambda: None)
 
 
-@given(st.integers(0, 3), st.none() | st.integers(0, 10**6), st.integers(0, 10**9))
-def test_a_mode_is_read_as_it_was_written(kind, max_retries, milliseconds):
-    mode = Mode(kind, max_retries, milliseconds / 1000)
+@given(st.integers(0, 3), st.none() | st.integers(0, 10**6), st.integers(0, 10**9), st.booleans())
+def test_a_mode_is_read_as_it_was_written(kind, max_retries, milliseconds, again_in_time):
+    mode = Mode(kind, max_retries, milliseconds / 1000, again_in_time)
     assert Mode.unpacked(mode.packed()) == mode
 
 
@@ -210,6 +211,73 @@ def test_any_number_is_a_mode(number):
     assert Mode.unpacked(number).packed() == number
 
 
+# -- Killed for its sake ---------------------------------------------------------------------------
+
+
+def condemned(reason, mode=EARLY, **fields):
+    one = claim(**fields)
+    (outcome,) = verdicts(Estate([one], [Started(1, 1, mode, 5.0, reason)]), True, "signal 9 (SIGKILL)", 3)
+    return outcome
+
+
+@pytest.mark.row("F192")
+@pytest.mark.parametrize("mode", [EARLY, LATE, LATE_REJECT, TWICE, FOR_EVER])
+def test_a_task_that_ran_out_of_time_is_over_in_every_mode(mode, caplog):
+    outcome = condemned('{"why": "time limit", "limit": 5}', mode, headers='{"shadow": "shown"}')
+    assert (outcome.state, outcome.ended, outcome.charged) == ("FAILURE", True, 1)
+    assert repr(error(outcome)) == "TimeLimitExceeded(5)"
+    assert caplog.messages == ["Hard time limit (5s) exceeded for shown[id-1]"]
+
+
+@pytest.mark.row("F047")
+@pytest.mark.parametrize(("redeliveries", "state"), [(0, None), (2, None), (3, "FAILURE")])
+def test_one_that_may_run_again_in_time_goes_back_until_it_has_had_enough(redeliveries, state):
+    mode = Mode(LATE, again_in_time=True).packed()
+    one = claim(redeliveries=redeliveries)
+    (outcome,) = verdicts(
+        Estate([one], [Started(1, 1, mode, 5.0, '{"why": "time limit", "limit": 5}')]), True, "gone", 3
+    )
+    assert (outcome.state, outcome.ended, outcome.charged) == (state, state is not None, 1)
+
+
+@pytest.mark.row("F047")
+@pytest.mark.parametrize(("options", "may_run_again"), [
+    ({}, False), ({"acks_on_timeout": False}, False), ({"acks_late": True}, False),
+    ({"acks_late": True, "acks_on_timeout": False}, True), ({"acks_late": True, "acks_on_timeout": True}, False),
+    ({"acks_late": True, "acks_on_failure_or_timeout": False}, True),
+    ({"acks_late": True, "acks_on_failure_or_timeout": False, "acks_on_timeout": True}, False),
+    ({"acks_late": True, "acks_on_failure": False}, False),
+    ({"acks_late": True, "retry_on_worker_lost": True, "acks_on_timeout": False}, True),
+])  # fmt: skip
+def test_whether_it_may_is_what_acks_on_timeout_says(options, may_run_again):
+    app = LocalQ("proj", store="memory:", set_as_current=False)
+    assert Mode.unpacked(app.task(**options)(lambda: None).lost_mode).again_in_time is may_run_again
+    named = {f"task_{name}": value for name, value in options.items()}
+    app = LocalQ("proj", store="memory:", set_as_current=False, changes=named)
+    assert Mode.unpacked(app.task(lambda: None).lost_mode).again_in_time is may_run_again
+
+
+def test_a_task_that_was_revoked_while_it_ran_is_revoked():
+    outcome = condemned('{"why": "revoked", "signal": 15}', LATE_REJECT, leads=LEADS_BY_GROUP, group_id="g")
+    assert (outcome.state, outcome.ended) == ("REVOKED", True)
+    assert repr(error(outcome)) == "TaskRevokedError('terminated')"
+    assert b"ChordError" in outcome.group_failure
+
+
+@pytest.mark.parametrize("reason", ["", "{", "3", "[]", '{"why": "boredom"}', '{"limit": 5}'])
+def test_a_reason_that_is_none_changes_nothing(reason):
+    with FakeClock():
+        assert condemned(reason) == condemned("")
+    assert type(error(condemned(reason))).__name__ == "WorkerLostError"
+
+
+def test_what_was_noted_as_ended_before_its_process_was_killed_has_ended_so():
+    noted = Outcome(1, 1, "id-1", "SUCCESS")
+    started = [Started(1, 1, EARLY, 5.0, '{"why": "time limit", "limit": 5}')]
+    assert verdicts(Estate([claim(1)], started, [noted]), True, "gone", 3) == [noted]
+
+
+@pytest.mark.row("F193")
 @pytest.mark.parametrize(("status", "text"), [
     (-9, "signal 9 (SIGKILL, maybe out of memory)"), (-11, "signal 11 (SIGSEGV)"), (-60, "signal 60 (unknown)"),
     (3, "exitcode 3"), (0, "exitcode 0"),

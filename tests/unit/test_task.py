@@ -162,9 +162,9 @@ def test_an_option_that_looks_like_a_mistake_is_an_error(app):
 
 
 def test_an_option_that_is_not_built_yet_gives_a_warning_never_silence(app):
-    with pytest.warns(LocalqWarning, match="time_limit"):
+    with pytest.warns(LocalqWarning, match="compression"):
 
-        @app.task(time_limit=3)
+        @app.task(compression="gzip")
         def task(): ...
 
 

@@ -1,0 +1,181 @@
+"""On what terms a child runs tasks: how long each may take, whom it tells, and when the child itself is worn out.
+
+Most tasks have no terms, and their child does not come by here: it looks at `Task.is_watched` and the message's
+headers, and runs them. Must not run anything itself but through the executor.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from localq import clock, states
+from localq.context import headers_of
+from localq.exceptions import Ignore, Reject
+from localq.executor import Executor
+from localq.message import Claim, Outcome
+from localq.serialization import encode, exception_data
+from localq.storage.base import Owner
+from localq.worker.notices import ACCEPTED, ENDED, SOFT, Notices
+from localq.worker.soft import SoftLimit, may_strike
+from localq.worker.watch import Post
+
+logger = logging.getLogger("localq.worker")
+
+#: (hard, soft), in seconds; None for no limit.
+Limits = tuple[float | None, float | None]
+NO_LIMITS: Limits = (None, None)
+#: How a task's attempt went of which nobody need hear.
+_UNHEARD = (Ignore, Reject)
+
+
+class Terms:
+    """What holds for all tasks of one child.
+
+    Args:
+        limits: of tasks that have none of their own.
+        notices: the line to the steward.
+        post: where hard limits are known to whoever enforces them; None if nobody does.
+        most_tasks, most_kib: after so many tasks, or with so much memory, the child is to be replaced.
+    """
+
+    def __init__(
+        self,
+        limits: Limits = NO_LIMITS,
+        notices: Notices | None = None,
+        post: Post | None = None,
+        most_tasks: int | None = None,
+        most_kib: int | None = None,
+    ) -> None:
+        self._limits, self.notices, self.post = limits, notices, post
+        self.most_tasks, self._most_kib = most_tasks or None, most_kib or None
+        self.is_watched = limits != NO_LIMITS
+        self.wears = self.most_tasks is not None or self._most_kib is not None
+        #: Attempts with a Request of their own whose ends are not in the store yet.
+        self.ended: list[Attempt] = []
+        self._said: set[str] = set()
+
+    def start(self, owner: Owner, tasks: Iterable[Any]) -> None:
+        """Begin to work as this owner; say which limits will not be kept."""
+        if self.post is not None:
+            self.post.introduce(owner)
+        for limits in [self._limits, *(task.limits or NO_LIMITS for task in tasks)]:
+            self.warn(*limits)
+
+    def of(self, task: Any, claim: Claim) -> Attempt | None:
+        """Return the terms of an attempt; None if it has none."""
+        called = _limits_in(headers_of(claim).get("timelimit"))
+        own, general = task.limits or NO_LIMITS, self._limits
+        hard = called[0] or own[0] or general[0] or None
+        soft = called[1] or own[1] or general[1] or None
+        self.warn(hard, soft)
+        has_request = task.has_request and self.notices is not None
+        return Attempt(self, task, claim, hard, soft) if hard or soft or has_request else None
+
+    def warn(self, hard: float | None, soft: float | None) -> None:
+        """Say, once, that a limit is not kept here."""
+        if hard and self.post is None:
+            self._say("time_limit has no effect here: the solo pool cannot stop a task that runs; use -P prefork")
+        if soft and not may_strike():
+            self._say("soft_time_limit has no effect here: tasks run beside the main thread, where no timer interrupts")
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning("%s", text)
+
+    def tell_ended(self) -> None:
+        """Tell the steward of what is in the store now."""
+        ended, self.ended = self.ended, []
+        for attempt in ended:
+            attempt.tell_ended()
+
+    def is_worn(self, executed: int) -> bool:
+        """Whether a child has done enough."""
+        if self.most_tasks is not None and executed >= self.most_tasks:
+            logger.info("this process has run %d tasks; another takes its place", executed)
+            return True
+        used_kib = peak_kib() if self._most_kib is not None else 0
+        if self._most_kib is not None and used_kib > self._most_kib:
+            logger.warning("this process used %d KiB of %d; another takes its place", used_kib, self._most_kib)
+            return True
+        return False
+
+
+class Attempt:
+    """One attempt that has terms; what is around the run of its task's function."""
+
+    def __init__(self, terms: Terms, task: Any, claim: Claim, hard: float | None, soft: float | None) -> None:
+        self._terms, self._task, self._claim, self._hard, self._soft = terms, task, claim, hard, soft
+        self._raised: BaseException | None = None
+        self._outcome: Outcome | None = None
+        self._took_s = 0.0
+
+    def begin(self, owner: Owner, left: int) -> bool:
+        """See `Owner.begin`."""
+        mode, post = self._task.lost_mode, self._terms.post
+        if self._hard and post is not None:
+            may_run = post.begin(owner, self._claim, mode, left, self._hard)
+        else:
+            may_run = owner.begin(self._claim, mode, left)
+        if may_run and self._task.has_request and self._terms.notices is not None:
+            self._terms.notices.tell(ACCEPTED, self._claim, pid=os.getpid(), at=clock.monotonic())
+        return may_run
+
+    def run(self, executor: Executor, fed: tuple[Any, ...]) -> Outcome:
+        """Execute it on its terms."""
+        started = time.perf_counter()
+        outcome = executor.execute(self._task, self._claim, fed, self)
+        self._took_s = time.perf_counter() - started
+        if self._task.has_request:
+            self._outcome = outcome
+            self._terms.ended.append(self)
+        return outcome
+
+    def __call__(self, run: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            if self._soft and may_strike():
+                return SoftLimit(self._soft, self._tell_soft)(run, args, kwargs)
+            return run(*args, **kwargs)
+        except BaseException as exc:
+            self._raised = exc
+            raise
+
+    def _tell_soft(self) -> None:
+        if self._terms.notices is not None:
+            self._terms.notices.tell(SOFT, self._claim, limit=self._soft)
+
+    def tell_ended(self) -> None:
+        """Tell the steward how it went."""
+        outcome = self._outcome
+        if outcome is None or self._terms.notices is None or isinstance(self._raised, _UNHEARD):
+            return
+        state, value, content_type = outcome.state, outcome.result, outcome.content_type
+        if state == states.IGNORED:  # nothing is kept of it, but its request is told all the same
+            state = states.SUCCESS if self._raised is None else states.FAILURE
+            if self._raised is not None:
+                value, content_type = encode(exception_data(self._raised), "json")
+        if state in (states.SUCCESS, states.RETRY, states.FAILURE):
+            self._terms.notices.tell(
+                ENDED, self._claim, state=state, value=value, content_type=content_type, traceback=outcome.traceback,
+                runtime=self._took_s,
+            )  # fmt: skip
+
+
+def _limits_in(header: Any) -> Limits:
+    """Read a message's limits, which another program may have written; what is no limit is none."""
+    if not isinstance(header, list) or len(header) != len(NO_LIMITS):
+        return NO_LIMITS
+    hard, soft = [each if isinstance(each, int | float) and each > 0 else None for each in header]
+    return hard, soft
+
+
+def peak_kib() -> int:
+    """Return the most memory this process has had at once, in KiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1024 if sys.platform == "darwin" else peak
