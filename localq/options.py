@@ -204,7 +204,7 @@ OPTIONS: dict[str, Option] = {
         Option("expires", "seconds from now, datetime or ISO text after which it must not start"),
         Option("expiration", "Celery's name for a broker's own limit", _NUMBER, _not_negative, **_CALL,
                effect="has no effect here: there is no broker; say expires=..."),
-        Option("rate_limit", "how often it may start, in all workers together", (str, int, float), _rate,
+        Option("rate_limit", "how often it may start, such as '10/m', in all workers", (str, int, float), _rate,
                setting="task_default_rate_limit", **_TASK),
         Option("time_limit", "seconds after which it is stopped", _NUMBER, _not_negative),
         Option("soft_time_limit", "seconds after which it is told", _NUMBER, _not_negative),

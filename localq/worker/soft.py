@@ -23,8 +23,9 @@ LONGEST_S = 1e8
 #: Code of ours in which it may strike: waits for results, and what only calls the user's.
 OPEN = frozenset({
     ("localq.task", "Task.__call__"), ("localq.tasks", "mapped"), ("localq.tasks", "starmapped"),
-    ("localq.result", "AsyncResult.get"), ("localq.result", "AsyncResult._wait"), ("localq.result", "GroupResult.get"),
-    ("localq.result", "GroupResult._wait_all"), ("localq.result", "Wait.until"),
+    ("localq.result", "AsyncResult.get"), ("localq.result", "AsyncResult._wait"), ("localq.waiting", "Wait.until"),
+    ("localq.groups", "ResultSet.join"), ("localq.groups", "ResultSet.join_native"),
+    ("localq.groups", "ResultSet._wait_all"), ("localq.groups", "ResultSet.iter_native"),
     ("localq.storage.bells", "PipeBell.sleep"), ("localq.storage.memory", "MemoryBell.sleep"),
 })  # fmt: skip
 

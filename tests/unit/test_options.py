@@ -8,7 +8,7 @@ import pytest
 
 from localq import LocalQ, Task
 from localq.exceptions import LocalqWarning, SerializerNotInstalled
-from localq.options import CALL_OPTIONS, NOT_YET, OPTIONS, TASK_OPTIONS
+from localq.options import CALL_OPTIONS, OPTIONS, TASK_OPTIONS
 from localq.routing import Queue
 from localq.serialization import Codec, register
 
