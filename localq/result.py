@@ -1,7 +1,7 @@
 """Handles on what tasks return: read-only views of the store, and ways to wait.
 
 A handle holds an id and an app, nothing else: nothing is subscribed, nothing leaks when it is dropped.
-Must not change how a task stands, but for `forget`, which removes a result, and `retry`, by hand.
+Must not change how a task stands, but for `forget`, which removes a result, `retry` and `revoke`, by hand.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from localq.backend import Backend, View
 from localq.context import allow_join_result as allow_join_result  # noqa: PLC0414 - where Celery has it
 from localq.context import check_may_wait, current_app, running
 from localq.context import denied_join_result as denied_join_result  # noqa: PLC0414 - where Celery has it
+from localq.control import RevocableGroup, RevocableTask
 from localq.exceptions import RetryRefused, TimeoutError, UnknownTask
 from localq.message import Record
 from localq.recovery import sweep
@@ -36,7 +37,7 @@ PATIENCE_S = 2.0
 READ_AHEAD = 200
 
 
-class AsyncResult(View, Generic[R]):
+class AsyncResult(RevocableTask, View, Generic[R]):
     """The result of one task.
 
     Args:
@@ -342,7 +343,7 @@ class EagerResult(AsyncResult[R]):
         raise RetryRefused(f"task {self.id} ran where it was called, and no store has it; call it once more")
 
 
-class GroupResult(View):
+class GroupResult(RevocableGroup, View):
     """The results of a group, in the order of its members."""
 
     _kept: ClassVar = {"id": "id", "results": "results", "parent": "parent"}

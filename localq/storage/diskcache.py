@@ -39,7 +39,8 @@ from localq.storage.base import DUE_BELL, SYNC_BELL, Bell, Entry, Estate, Owner,
 from localq.storage.bells import Bells
 from localq.storage.gate import Gate
 from localq.storage.owners import Owners
-from localq.storage.rows import Order, Row, RowStorage, Transaction
+from localq.storage.row import Order, Row
+from localq.storage.rows import RowStorage, Transaction
 from localq.storage.sqlite.session import FOREIGN_WAIT_MS, translated
 
 T = TypeVar("T")

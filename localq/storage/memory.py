@@ -17,7 +17,8 @@ from weakref import WeakValueDictionary
 
 from localq.message import Claim, Outcome
 from localq.storage.base import DUE_BELL, SYNC_BELL, Doing, Estate, OwnerInfo, Started
-from localq.storage.rows import Order, RowStorage, Transaction
+from localq.storage.row import Order
+from localq.storage.rows import RowStorage, Transaction
 
 T = TypeVar("T")
 

@@ -21,41 +21,34 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from localq import clock
 from localq.exceptions import DuplicateTaskId
-from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record, Turn, Want, released
+from localq.message import Claim, Message, Outcome, Record, Turn, Want, released
 from localq.rates import BUCKET, RATE, REMEMBERED_S, STALE_S, WIDE, Candidate, bucket_text, choose, next_turns
-from localq.serialization import checksum
-from localq.states import ENDED, FAILURE, GOOD_STATES, HELD, PENDING, PROPAGATE_STATES, READY, WAITING
-from localq.storage.base import STEP, Bell, Count, Entry, Estate, Owner, OwnerInfo
+from localq.revocation import MARK, RULE, end_text, rules_of, with_end
+from localq.states import ENDED, FAILURE, GOOD_STATES, HELD, PROPAGATE_STATES, READY, WAITING
+from localq.storage.base import STEP, TERMINATE, Bell, Count, Entry, Estate, Owner, OwnerInfo
+from localq.storage.row import (
+    Order,
+    Row,
+    as_claim,
+    begun,
+    ended,
+    indexes_of,
+    leads,
+    of_group,
+    opened,
+    ready,
+    record_of,
+    written,
+)
 
 T = TypeVar("T")
-#: What an index is sorted by; the second number (seq) makes it unique.
-Order = tuple[float, int]
 
 #: Waiting messages that one claim makes ready at most, so that no claim pays for a whole backlog.
 PROMOTED = 500
-
-
-class Row(NamedTuple):
-    """A message with everything that happened to it."""
-
-    message: Message
-    seq: int
-    token: int = 0
-    redeliveries: int = 0
-    place: str = READY
-    hold: str | None = None
-    state: str = PENDING
-    result: bytes | None = None
-    content_type: str | None = None
-    checksum: int | None = None
-    traceback: str | None = None
-    children: str | None = None
-    worker: str | None = None
-    ended_at: float | None = None
 
 
 class Table(Protocol):
@@ -125,12 +118,26 @@ class Transaction:
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
         if outcome.again is not None:
             return self._run_again(outcome.id, outcome, outcome.again)
+        if not seq and outcome.ended_at is not None:
+            return self._revoke(outcome)
         row = self._claimed(outcome.id, seq, token) if seq else self._row(outcome.id)
         if row is None or row.place == ENDED:
             return False
-        new = _written(row, outcome)
+        new = written(row, outcome)
         self._move(row, new._replace(traceback=row.traceback, children=row.children, worker=new.worker or row.worker))
         self.replies.add(row.message.reply_to)
+        return True
+
+    def _revoke(self, outcome: Outcome) -> bool:
+        row = self._row(outcome.id)
+        if row is None or row.place == ENDED:
+            return False
+        if (row.hold or "").startswith("owner:"):
+            self._move(row, row._replace(revoked=end_text(outcome)))
+            return False
+        kept = outcome._replace(traceback=row.traceback, children=row.children, worker=row.worker)
+        self._move(row, ended(written(row, kept), outcome))
+        self._follow(row.message, outcome)
         return True
 
     def forget(self, ids: Iterable[str]) -> None:
@@ -142,7 +149,13 @@ class Transaction:
     # -- what can be read --------------------------------------------------------------------
 
     def records(
-        self, ids: Iterable[str], group_id: str | None, failed_after: int | None, hold: str | None, whole: bool
+        self,
+        ids: Iterable[str],
+        group_id: str | None,
+        failed_after: int | None,
+        hold: str | None,
+        whole: bool,
+        stamped_after: int | None,
     ) -> dict[str, Record]:
         if group_id is not None:
             rows = self._rows(f"group:{group_id}")
@@ -150,12 +163,18 @@ class Transaction:
             rows = self._rows("failed", STEP, (0.0, failed_after + 1))
         elif hold is not None:
             rows = self._rows(hold, STEP)
+        elif stamped_after is not None:
+            rows = self._stamped(stamped_after)
         else:
             rows = [row for id in dict.fromkeys(ids) if (row := self._row(id)) is not None]
-        return {row.message.id: _record(row, whole) for row in rows}
+        return {row.message.id: record_of(row, whole) for row in rows}
+
+    def _stamped(self, after: int) -> list[Row]:
+        rows = (row for _, row in self._table.items("row", "") if row.seq > after and row.place != ENDED)
+        return sorted((row for row in rows if MARK in (row.message.headers or "")), key=lambda row: row.seq)[:STEP]
 
     def claims(self, owner: str) -> list[Claim]:
-        return [_as_claim(row) for row in self._rows(f"owner:{owner}")]
+        return [as_claim(row) for row in self._rows(f"owner:{owner}")]
 
     def due(self, limit: int) -> list[float]:
         times = [visible_at for (visible_at, _), _ in self._table.first("waiting", limit)]
@@ -178,6 +197,9 @@ class Transaction:
         if (known.value if known and _is_valid(known) else None) != expected:
             return False
         self._table.set("entry", entry.key, None if value is None else entry)
+        if entry.key.startswith(RULE):
+            self._tallies[RULE] += (value is not None) - (known is not None)
+        self.waits = self.waits or entry.key.startswith(TERMINATE)
         return True
 
     def purge(self) -> None:
@@ -185,6 +207,7 @@ class Transaction:
         for key, entry in self._table.items("entry", ""):
             if not _is_valid(entry):
                 self._table.set("entry", key, None)
+                self._tallies[RULE] -= key.startswith(RULE)
 
     # -- the moves ---------------------------------------------------------------------------
 
@@ -205,19 +228,22 @@ class Transaction:
     def _begin(self, message: Message) -> None:
         seq = (self._table.get("number", "seq") or 0) + 1
         self._table.set("number", "seq", seq)
-        self._move(None, _begun(Row(message, seq)))
+        self._move(None, begun(Row(message, seq)))
 
     def _apply(self, outcome: Outcome) -> bool:
         row = self._claimed(outcome.id, outcome.seq, outcome.token)
         if row is None:
             return False
-        new = _written(row, outcome)._replace(redeliveries=row.redeliveries + outcome.charged)
+        if row.revoked is not None and not outcome.ended:
+            end = with_end(row.revoked, outcome)
+            outcome = end._replace(ended_at=clock.now(), traceback=None, children=None, worker=row.worker)
+        new = written(row, outcome)._replace(redeliveries=row.redeliveries + outcome.charged)
         if outcome.ended:
-            self._move(row, _ended(new, outcome))
+            self._move(row, ended(new, outcome))
         elif outcome.hold is not None:
             self._park(new._replace(token=new.token + 1), outcome.hold)
         else:
-            self._move(row, _opened(new._replace(message=outcome.again or new.message)))
+            self._move(row, opened(new._replace(message=outcome.again or new.message)))
         # What a task sends must not keep its own end from being written, so an id in use is passed over.
         self.put(message for message in outcome.sends if self._row(message.id) is None)
         if outcome.ended:
@@ -228,7 +254,7 @@ class Transaction:
         row = self._row(id)
         if row is None or row.place != ENDED or row.state not in PROPAGATE_STATES:
             return False
-        self._move(row, _begun(_written(Row(message, row.seq, row.token), outcome)))
+        self._move(row, begun(written(Row(message, row.seq, row.token), outcome)))
         self.replies.add(message.reply_to)
         return True
 
@@ -239,7 +265,12 @@ class Transaction:
         rows = self._in_turn(want) if want.rates and want.limit else self._first(want, want.limit)
         claims = [self._hand_out(row, want.owner) for row in rows]
         self.reserves = len(claims) > 1
-        return claims
+        if not self._table.get("number", RULE):
+            return claims
+        return [claim._replace(revoked=self._is_revoked(claim.message)) for claim in claims]
+
+    def _is_revoked(self, message: Message) -> bool:
+        return any(self._entry_text(rule) is not None for rule in rules_of(message))
 
     def _first(self, want: Want, limit: int) -> list[Row]:
         """Return the next messages of these queues, in the order of claims."""
@@ -277,7 +308,7 @@ class Transaction:
         for key in keys:
             rows = self._rows(key, PROMOTED)
             for row in rows:
-                self._move(row, _ready(row))
+                self._move(row, ready(row))
             self._moved += len(rows)
             if len(rows) < PROMOTED:
                 self._table.set("entry", key, None)
@@ -296,7 +327,7 @@ class Transaction:
             row = self._row(id)
             if visible_at > now or row is None:
                 break
-            self._move(row, _ready(row))
+            self._move(row, ready(row))
             self._moved += 1
 
     def _wake_for_turns(self, now: float) -> None:
@@ -308,7 +339,7 @@ class Transaction:
     def _hand_out(self, row: Row, owner: str) -> Claim:
         new = row._replace(place=HELD, hold=f"owner:{owner}", token=row.token + 1)
         self._move(row, new)
-        return _as_claim(new)
+        return as_claim(new)
 
     def _follow(self, message: Message, outcome: Outcome) -> None:
         """Let those who waited for this message go on, or fail with it."""
@@ -318,7 +349,7 @@ class Transaction:
         if outcome.state not in GOOD_STATES:
             self._fail_behind(message, outcome._replace(state=FAILURE, children=None, worker=None))
         else:
-            for hold in _leads(message):
+            for hold in leads(message):
                 for row in self._rows(hold.key):
                     self._release(row)
 
@@ -327,22 +358,22 @@ class Transaction:
         if left > 0:
             self._move(row, row._replace(message=row.message._replace(waits_for=left)))
         else:
-            self._move(row, _opened(row._replace(message=released(row.message, clock.now()))))
+            self._move(row, opened(row._replace(message=released(row.message, clock.now()))))
 
     def _fail_behind(self, message: Message, failure: Outcome) -> None:
         # A list and no recursion: a chain may be longer than Python's stack.
-        todo = [(hold, _of_group(failure) if hold.group else failure) for hold in _leads(message)]
+        todo = [(hold, of_group(failure) if hold.group else failure) for hold in leads(message)]
         while todo:
             hold, failure = todo.pop()
             for row in self._rows(hold.key):
-                self._move(row, _ended(_written(row, failure), failure))
+                self._move(row, ended(written(row, failure), failure))
                 self.replies.add(row.message.reply_to)
-                todo += [(behind, failure) for behind in _leads(row.message)]
+                todo += [(behind, failure) for behind in leads(row.message)]
 
     def _move(self, old: Row | None, new: Row | None) -> None:
         """Every change of a row is one of these: the row, its indexes and the tallies move together."""
         id = (new or old).message.id  # type: ignore[union-attr]  # one of them is a row
-        before, after = _indexes(old), _indexes(new)
+        before, after = indexes_of(old), indexes_of(new)
         for index, order in before - after:
             self._table.remove(index, order, id)
         for index, order in after - before:
@@ -399,8 +430,11 @@ class RowStorage(ABC):
         failed_after: int | None = None,
         hold: str | None = None,
         whole: bool = False,
+        stamped_after: int | None = None,
     ) -> dict[str, Record]:
-        return self._run(lambda transaction: transaction.records(ids, group_id, failed_after, hold, whole))
+        return self._run(
+            lambda transaction: transaction.records(ids, group_id, failed_after, hold, whole, stamped_after)
+        )
 
     def estate(self, owner: str, recalled: int | None = None) -> Estate:
         if recalled is not None:
@@ -438,109 +472,6 @@ class RowStorage(ABC):
 
     @abstractmethod
     def close(self) -> None: ...
-
-
-def _indexes(row: Row | None) -> set[tuple[str, Order]]:
-    """Where a row is to be found."""
-    if row is None:
-        return set()
-    message = row.message
-    found: set[tuple[str, Order]] = set()
-    if row.place == READY:
-        found.add((f"ready:{message.queue}", (message.priority, row.seq)))
-    elif row.place == WAITING:
-        found.add(("waiting", (message.visible_at or 0.0, row.seq)))
-    elif row.place == HELD:
-        found.add((str(row.hold), (message.priority, row.seq)))
-    elif row.state == FAILURE:
-        found.add(("failed", (0.0, row.seq)))
-    if message.group_id is not None:
-        found.add((f"group:{message.group_id}", (message.position or 0, row.seq)))
-    return found
-
-
-class _Hold(NamedTuple):
-    """A key under which others wait for a message, or for its whole group."""
-
-    key: str
-    group: bool
-
-
-def _leads(message: Message) -> list[_Hold]:
-    found = [_Hold(f"after:{message.id}", False)] if message.leads & LEADS_BY_ID else []
-    return [*found, _Hold(f"after:{message.group_id}", True)] if message.leads & LEADS_BY_GROUP else found
-
-
-def _begun(row: Row) -> Row:
-    """The row of a message that begins its life: held by what it waits for, or opened."""
-    message = row.message
-    return row._replace(place=HELD, hold=f"after:{message.after}") if message.waits_for > 0 else _opened(row)
-
-
-def _opened(row: Row) -> Row:
-    """The row of a message that may run: now, or once it is visible."""
-    if (row.message.visible_at or 0.0) > clock.now():
-        return row._replace(place=WAITING, hold=None)
-    return _ready(row)
-
-
-def _ready(row: Row) -> Row:
-    return row._replace(place=READY, hold=None)
-
-
-def _written(row: Row, outcome: Outcome) -> Row:
-    """The row with an outcome's state and result; without a state, both stay as they are."""
-    if outcome.state is None:
-        return row
-    return row._replace(
-        state=outcome.state,
-        result=outcome.result,
-        content_type=outcome.content_type,
-        checksum=outcome.checksum,
-        traceback=outcome.traceback,
-        children=outcome.children,
-        worker=outcome.worker,
-    )
-
-
-def _ended(row: Row, outcome: Outcome) -> Row:
-    return row._replace(place=ENDED, hold=None, ended_at=outcome.ended_at)
-
-
-def _of_group(failure: Outcome) -> Outcome:
-    """What those fail with who wait for the whole group of a failed message."""
-    data = failure.group_failure
-    if data is None:
-        return failure
-    return failure._replace(result=data, content_type="application/json", checksum=checksum(data))
-
-
-def _as_claim(row: Row) -> Claim:
-    return Claim(row.seq, row.token, row.redeliveries, row.message)
-
-
-def _record(row: Row, whole: bool) -> Record:
-    message = row.message
-    record = Record(
-        id=message.id,
-        name=message.name,
-        state=row.state,
-        place=row.place,
-        result=row.result,
-        content_type=row.content_type,
-        checksum=row.checksum,
-        traceback=row.traceback,
-        children=row.children,
-        worker=row.worker,
-        ended_at=row.ended_at,
-        retries=message.retries,
-        queue=message.queue,
-        group_id=message.group_id,
-        position=message.position,
-        ignore_result=message.ignore_result,
-        hold=row.hold,
-    )
-    return record._replace(seq=row.seq, redeliveries=row.redeliveries, message=message) if whole else record
 
 
 def _is_valid(entry: Entry) -> bool:

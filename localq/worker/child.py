@@ -247,6 +247,8 @@ class Consumer:
         message = claim.message
         tasks = self.app.tasks
         task = tasks.get(message.name) or tasks.aliases.get(message.name)
+        if claim.revoked:
+            return self._executor.revoked(task, claim)
         if task is None:
             return self._unknown(claim)
         if logger.isEnabledFor(logging.INFO):

@@ -19,10 +19,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 
 from localq.exceptions import DuplicateTaskId
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Want
+from localq.revocation import rule_of_id
 from localq.states import ENDED, FAILURE, HELD, IGNORED, PENDING, READY, RETRY, REVOKED, SUCCESS, WAITING
 from localq.storage.base import Storage
 from localq.testing.clock import FakeClock
-from localq.testing.contract.words import by_hand
+from localq.testing.contract.words import by_hand, revoked
 
 QUEUES = ("celery", "mail")
 #: How an attempt may end: state, whether it ends the message, whether it runs again, whether it is charged.
@@ -53,6 +54,8 @@ class Item:
     state: str = PENDING
     result: bytes | None = None
     missing: int = 0
+    #: It was revoked while an owner had it.
+    is_marked: bool = False
 
     def open(self, now: float) -> None:
         waits = self.message.visible_at is not None and self.message.visible_at > now
@@ -64,6 +67,8 @@ class Model:
 
     def __init__(self) -> None:
         self.items: dict[str, Item] = {}
+        #: Ids that must not run once they are claimed.
+        self.rules: set[str] = set()
         self._seq = count(1)
 
     def put(self, messages: list[Message], now: float) -> None:
@@ -74,7 +79,7 @@ class Model:
             else:
                 item.open(now)
 
-    def claim(self, want: Want, claims: list[Claim]) -> list[tuple[str, int, int]]:
+    def claim(self, want: Want, claims: list[Claim]) -> list[tuple[str, int, int, bool]]:
         for item in self.items.values():
             if item.place == WAITING and (item.message.visible_at or 0) <= want.now:
                 item.open(want.now)
@@ -85,7 +90,7 @@ class Model:
         for item in ready[: want.limit]:
             token = begun.get(item.message.id, 0) if item.token is None else item.token + 1
             item.place, item.hold, item.token = HELD, f"owner:{want.owner}", token
-            expected.append((item.message.id, token, item.redeliveries))
+            expected.append((item.message.id, token, item.redeliveries, item.message.id in self.rules))
         return expected
 
     def settle(self, outcome: Outcome, now: float) -> bool:
@@ -95,6 +100,10 @@ class Model:
         if outcome.state is not None:
             item.state, item.result = outcome.state, outcome.result
         item.redeliveries += outcome.charged
+        if item.is_marked and not outcome.ended:
+            item.place, item.hold, item.state, item.result = ENDED, None, REVOKED, b"revoked"
+            self.fail(item, b"revoked", b'"group"')
+            return True
         item.message = outcome.again or item.message
         if not outcome.ended:
             item.open(now)
@@ -111,7 +120,19 @@ class Model:
         if item is None or item.place != ENDED or item.state not in (FAILURE, REVOKED):
             return False
         item.message, item.state, item.result, item.redeliveries = message, PENDING, None, 0
+        item.is_marked = False
         item.open(now)
+        return True
+
+    def revoke(self, id: str) -> bool:
+        item = self.items.get(id)
+        if item is None or item.place == ENDED:
+            return False
+        if (item.hold or "").startswith("owner:"):
+            item.is_marked = True
+            return False
+        item.place, item.hold, item.state, item.result = ENDED, None, REVOKED, b"revoked"
+        self.fail(item, b"revoked", b'"group"')
         return True
 
     def failed(self) -> list[str]:
@@ -250,6 +271,19 @@ class History(RuleBasedStateMachine):
         expected = self.model.run_again(message, self.clock.now())
         assert self.storage.update(0, 0, by_hand(message)) == expected
 
+    @rule(data=st.data())
+    def revoke(self, data: st.DataObject) -> None:
+        id = data.draw(st.sampled_from([*sorted(self.model.items), "nobody"]))
+        end = revoked(id, ended_at=self.clock.now())
+        assert self.storage.update(0, 0, end) == self.model.revoke(id)
+
+    @rule(number=st.integers(0, 40), is_there=st.booleans())
+    def write_a_rule(self, number: int, is_there: bool) -> None:
+        key = rule_of_id(f"m{number}")
+        known = "" if f"m{number}" in self.model.rules else None
+        assert self.storage.write(key, "" if is_there else None, known)
+        (self.model.rules.add if is_there else self.model.rules.discard)(f"m{number}")
+
     @rule(seconds=st.sampled_from([1.0, 5.0, 100.0]))
     def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -269,7 +303,7 @@ class History(RuleBasedStateMachine):
     def turn(self, outcomes: tuple[Outcome, ...], want: Want) -> list[Claim]:
         turn = self.storage.settle(outcomes, want)
         assert turn.stale == [each for each in outcomes if not self.model.settle(each, self.clock.now())]
-        claimed = [(claim.message.id, claim.token, claim.redeliveries) for claim in turn.claims]
+        claimed = [(each.message.id, each.token, each.redeliveries, each.revoked) for each in turn.claims]
         assert claimed == self.model.claim(want, turn.claims)
         return turn.claims
 

@@ -1,0 +1,141 @@
+"""One row of a storage over rows: a message with everything that happened to it, and the moves of its life.
+
+Values only: a move makes a new row of an old one. Must not keep rows, and must not know what follows from a move for
+others.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from localq import clock
+from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record
+from localq.serialization import checksum
+from localq.states import ENDED, FAILURE, HELD, PENDING, READY, WAITING
+
+#: What an index is sorted by; the second number (seq) makes it unique.
+Order = tuple[float, int]
+
+
+class Row(NamedTuple):
+    """A message with everything that happened to it."""
+
+    message: Message
+    seq: int
+    token: int = 0
+    redeliveries: int = 0
+    place: str = READY
+    hold: str | None = None
+    state: str = PENDING
+    result: bytes | None = None
+    content_type: str | None = None
+    checksum: int | None = None
+    traceback: str | None = None
+    children: str | None = None
+    worker: str | None = None
+    ended_at: float | None = None
+    #: How it ends instead of running again; see `revocation.end_text`.
+    revoked: str | None = None
+
+
+def indexes_of(row: Row | None) -> set[tuple[str, Order]]:
+    """Where a row is to be found."""
+    if row is None:
+        return set()
+    message = row.message
+    found: set[tuple[str, Order]] = set()
+    if row.place == READY:
+        found.add((f"ready:{message.queue}", (message.priority, row.seq)))
+    elif row.place == WAITING:
+        found.add(("waiting", (message.visible_at or 0.0, row.seq)))
+    elif row.place == HELD:
+        found.add((str(row.hold), (message.priority, row.seq)))
+    elif row.state == FAILURE:
+        found.add(("failed", (0.0, row.seq)))
+    if message.group_id is not None:
+        found.add((f"group:{message.group_id}", (message.position or 0, row.seq)))
+    return found
+
+
+class Hold(NamedTuple):
+    """A key under which others wait for a message, or for its whole group."""
+
+    key: str
+    group: bool
+
+
+def leads(message: Message) -> list[Hold]:
+    found = [Hold(f"after:{message.id}", False)] if message.leads & LEADS_BY_ID else []
+    return [*found, Hold(f"after:{message.group_id}", True)] if message.leads & LEADS_BY_GROUP else found
+
+
+def begun(row: Row) -> Row:
+    """The row of a message that begins its life: held by what it waits for, or opened."""
+    message = row.message
+    return row._replace(place=HELD, hold=f"after:{message.after}") if message.waits_for > 0 else opened(row)
+
+
+def opened(row: Row) -> Row:
+    """The row of a message that may run: now, or once it is visible."""
+    if (row.message.visible_at or 0.0) > clock.now():
+        return row._replace(place=WAITING, hold=None)
+    return ready(row)
+
+
+def ready(row: Row) -> Row:
+    return row._replace(place=READY, hold=None)
+
+
+def written(row: Row, outcome: Outcome) -> Row:
+    """The row with an outcome's state and result; without a state, both stay as they are."""
+    if outcome.state is None:
+        return row
+    return row._replace(
+        state=outcome.state,
+        result=outcome.result,
+        content_type=outcome.content_type,
+        checksum=outcome.checksum,
+        traceback=outcome.traceback,
+        children=outcome.children,
+        worker=outcome.worker,
+    )
+
+
+def ended(row: Row, outcome: Outcome) -> Row:
+    return row._replace(place=ENDED, hold=None, ended_at=outcome.ended_at)
+
+
+def of_group(failure: Outcome) -> Outcome:
+    """What those fail with who wait for the whole group of a failed message."""
+    data = failure.group_failure
+    if data is None:
+        return failure
+    return failure._replace(result=data, content_type="application/json", checksum=checksum(data))
+
+
+def as_claim(row: Row) -> Claim:
+    return Claim(row.seq, row.token, row.redeliveries, row.message)
+
+
+def record_of(row: Row, whole: bool) -> Record:
+    message = row.message
+    record = Record(
+        id=message.id,
+        name=message.name,
+        state=row.state,
+        place=row.place,
+        result=row.result,
+        content_type=row.content_type,
+        checksum=row.checksum,
+        traceback=row.traceback,
+        children=row.children,
+        worker=row.worker,
+        ended_at=row.ended_at,
+        retries=message.retries,
+        queue=message.queue,
+        group_id=message.group_id,
+        position=message.position,
+        ignore_result=message.ignore_result,
+        hold=row.hold,
+    )
+    return record._replace(seq=row.seq, redeliveries=row.redeliveries, message=message) if whole else record
