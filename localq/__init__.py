@@ -5,11 +5,11 @@ Re-exports only. The map of the house:
     exceptions states clock registry signals faults version      words
     serialization message options moments settings sources       data
     config rates queues routing context current canvas
-    annotations log
+    annotations log revocation
     storage/                                                     where work is kept
     recovery dead whereabouts meta resultstore backend waiting   acts
-    graph groups result executor eager publisher announcement
-    errbacks broker
+    graph control groups result executor eager publisher
+    announcement errbacks broker
     task tasks loader report parts registrar app                 what users hold
     worker/                                                      what runs tasks
     cli/ testing/ contrib/                                       faces

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from localq import states
 from localq.exceptions import RetryRefused
 from localq.message import Message, Outcome, Record
+from localq.revocation import rule_of_id
 from localq.storage.base import Storage
 from localq.whereabouts import whereabouts
 
@@ -35,16 +36,26 @@ def retry(storage: Storage, id: str) -> Record:
     """Let a task that failed, or was revoked, run again; return how it stood.
 
     Its arguments are those of its last attempt. Retries and charged crashes start at 0; it runs as soon as a
-    worker is free, and no `expires` holds any more: the one it had would end it at once.
+    worker is free, and no `expires` holds any more: the one it had would end it at once. A revoke of its id holds no
+    more either; one of a stamp that it has does, for as long as that is remembered.
 
     Raises:
         RetryRefused: it is unknown, has not ended, has not failed, or waits for what has not succeeded.
     """
     record = whole_record(storage, id)
     message = next_attempt(storage, record)
+    _drop_rule(storage, id)
     if not storage.update(0, 0, Outcome(0, 0, id, states.PENDING, ended=False, again=message)):
         raise RetryRefused(f"{_named(record)} was retried or forgotten by somebody else just now")
     return record
+
+
+def _drop_rule(storage: Storage, id: str) -> None:
+    """Forget that it was revoked before it was sent; a stamp that is revoked stays so."""
+    rule = rule_of_id(id)
+    for entry in storage.entries(rule):
+        if entry.key == rule:
+            storage.write(rule, None, entry.value)
 
 
 def whole_record(storage: Storage, id: str) -> Record:

@@ -97,7 +97,7 @@ class Executor:
         """
         message = claim.message
         if message.expires_at is not None and clock.now() >= message.expires_at:
-            return self._expired(task, claim)
+            return self.revoked(task, claim, "expired")
         try:
             args, kwargs = call_of(decode(message.body, message.content_type, self._accept, message.checksum))
         except LocalqError as exc:
@@ -226,16 +226,18 @@ class Executor:
         else:
             logger.error("Task %s[%s] raised unexpected: %s\n%s", name, m.id, safe_repr(exc), einfo.traceback)
 
-    def _expired(self, task: Any, claim: Claim) -> Outcome:
+    def revoked(self, task: Any, claim: Claim, reason: str = "revoked") -> Outcome:
+        """The outcome of a message that must not run any more; `task` is None if nobody here knows it."""
         m = claim.message
         logger.info("Discarding revoked task: %s[%s]", shown_name(m), m.id)
         if signals.task_revoked.receivers:
-            request = self._request(claim)
-            signals.task_revoked.send(task, request=request, terminated=False, signum=None, expired=True)
-        data, content_type = encode(exception_data(TaskRevokedError("expired")), "json")
+            request, expired = self._request(claim), reason == "expired"
+            signals.task_revoked.send(task, request=request, terminated=False, signum=None, expired=expired)
+        exc = TaskRevokedError(reason)
+        data, content_type = encode(exception_data(exc), "json")
         return _ends(claim)._replace(
             state=states.REVOKED, result=data, content_type=content_type, checksum=checksum(data),
-            ended_at=clock.now(), group_failure=_group_failure(m, TaskRevokedError("expired")),
+            ended_at=clock.now(), group_failure=_group_failure(m, exc),
         )  # fmt: skip
 
     # -- For whoever claims --------------------------------------------------------------------

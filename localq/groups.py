@@ -12,11 +12,12 @@ from typing import Any, ClassVar, Self
 from localq import clock, states
 from localq.backend import Backend, View
 from localq.context import check_may_wait, current_app, running
+from localq.control import RevocableGroup
 from localq.message import Record
 from localq.waiting import READ_AHEAD, Listener, Wait, has_ended, keep_promises, promised, refresh, timed_out
 
 
-class ResultSet(View):
+class ResultSet(RevocableGroup, View):
     """Several results, in an order.
 
     Args:
@@ -216,11 +217,6 @@ class ResultSet(View):
                 each.maybe_throw(propagate, callback)
 
     maybe_reraise = maybe_throw
-
-    def revoke(self, *args: Any, **options: Any) -> None:
-        """Revoke all members; see `AsyncResult.revoke`."""
-        for each in self.leaves():
-            each.revoke(*args, **options)
 
     def forget(self) -> None:
         """Drop the results of all members; tasks that are still queued run all the same."""

@@ -74,13 +74,15 @@ class Claim(NamedTuple):
     """A message in the hands of an owner.
 
     `token` rises with every claim of this message: only the newest may settle it.
-    `redeliveries` counts the attempts that a dead owner did not end.
+    `redeliveries` counts the attempts that a dead owner did not end. `revoked` says that it must not run: it was
+    revoked before it was sent, or by a stamp that it has.
     """
 
     seq: int
     token: int
     redeliveries: int
     message: Message
+    revoked: bool = False
 
 
 class Rate(NamedTuple):

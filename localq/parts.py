@@ -16,6 +16,7 @@ from localq import clock
 from localq.backend import Backend
 from localq.broker import Amqp, Connection, NotBuilt, Pool, Producer, connection_of
 from localq.config import Settings
+from localq.control import Control
 from localq.loader import Loader
 from localq.log import Logging
 from localq.moments import zone_named
@@ -30,7 +31,7 @@ class Parts:
 
     #: Classes of what an app has, or their dotted names; for subclasses.
     amqp_cls: Any = Amqp
-    control_cls: Any = None
+    control_cls: Any = Control
     events_cls: Any = None
     loader_cls: Any = Loader
     log_cls: Any = Logging
@@ -112,10 +113,8 @@ class Parts:
 
     @cached_property
     def control(self) -> Any:
-        """Remote control of workers."""
-        if self.control_cls is not None:
-            return named(self.control_cls)(self)
-        return NotBuilt("app.control", "stop a worker with SIGTERM, and look into the store with `localq report`")
+        """Remote control of workers: as yet, `revoke` and what belongs to it."""
+        return named(self.control_cls)(self)
 
     @cached_property
     def events(self) -> Any:

@@ -5,7 +5,7 @@
 
 A handle holds an id and an app, nothing else: nothing is subscribed, nothing leaks when it is dropped. A task is
 `ready` when it has ended; a state written by hand (`update_state(state="SUCCESS")`) is shown, and ends nothing.
-Must not change how a task stands, but for `forget`, which removes a result, and `retry`, by hand.
+Must not change how a task stands, but for `forget`, which removes a result, `retry` and `revoke`, by hand.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from localq.backend import Backend, View
 from localq.context import allow_join_result as allow_join_result  # noqa: PLC0414 - where Celery has it
 from localq.context import check_may_wait, current_app, running
 from localq.context import denied_join_result as denied_join_result  # noqa: PLC0414 - where Celery has it
+from localq.control import REVOKED, RevocableTask
 from localq.exceptions import IncompleteStream, RetryRefused, TaskRevokedError, TimeoutError, UnknownTask
 from localq.graph import DependencyGraph
 from localq.groups import GroupResult, ResultSet
@@ -40,7 +41,7 @@ __all__ = [
 R = TypeVar("R")
 
 
-class AsyncResult(View, Generic[R]):
+class AsyncResult(RevocableTask, View, Generic[R]):
     """The result of one task.
 
     Args:
@@ -493,9 +494,10 @@ class EagerResult(AsyncResult[R]):
     def forget(self) -> None:
         """Do nothing: no store has it."""
 
-    def revoke(self, *args: Any, **options: Any) -> None:
+    def revoke(self, *args: Any, **options: Any) -> str:
         """Be as if it had been revoked; what the task did is done."""
         self._state, self._value, self._traceback = states.REVOKED, TaskRevokedError("revoked"), None
+        return REVOKED
 
     def retry(self) -> Self:
         raise RetryRefused(f"task {self.id} ran where it was called, and no store has it; call it once more")

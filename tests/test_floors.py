@@ -25,7 +25,7 @@ FLOORS = (
     (
         "data",
         """serialization message options moments schedules settings sources config rates queues routing context current
-        canvas annotations log""",
+        canvas annotations log revocation""",
     ),
     ("store", "storage"),
     (

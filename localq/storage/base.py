@@ -12,8 +12,8 @@ state after it. `localq.testing.contract` is this page as tests; a storage that 
 
     put       messages exist from now on, all of them or none
     settle    outcomes become true, and the owner gets its next claims, in the same transaction
-    update    a state that is not an end: STARTED, PROGRESS, from the attempt that holds the claim; or
-              PENDING, for a message that failed and runs again by hand
+    update    a state that is not an end: STARTED, PROGRESS, from the attempt that holds the claim; or by hand:
+              PENDING, for a message that failed and runs again, and the end of one that shall not run
     forget    results are gone, those named or those that had their time; a message that still has to run stays
     records   how tasks, the members of a group, the failed, or those who wait stand
     estate    what an owner holds: what a dead one leaves behind, what waits behind a living one's long task
@@ -286,6 +286,9 @@ class Storage(Protocol):
         each); then up to `want.limit` ready ones are claimed in (priority, arrival) order. Waiters named by
         `reply_to` are woken.
 
+        A claim is `revoked` if there is an entry for it (`localq.revocation.rules_of`), written before it was claimed;
+        then it is settled without being run. So nothing is handed over by `put` while there are such entries.
+
         Messages of the tasks in `want.rates` are claimed only with a token, at most one a time and then first;
         without one they wait under `Rate.hold`, and are claimed from there (see `localq.rates`). An entry with
         the name of a key exists as long as messages wait under it.
@@ -304,6 +307,11 @@ class Storage(Protocol):
         with no crash charged. It keeps its order of arrival and its token, so whatever an earlier claim
         still says of it is stale. One idle owner is woken. Returns False, and nothing changes, if it has
         not ended so. Those who failed with it stay as they are.
+
+        With `seq` 0 and `outcome.ended_at`, it is the end of a message that no owner has, wherever it waits: as in
+        `settle`, those who waited for it fail with it. Of one that an owner has, the end is kept, and comes as soon as
+        an outcome would have the message run again (`again`, given back, `hold`), in its place; an outcome that ends
+        it is what counts. Returns False then, and if there is no such message or it has ended.
         """
 
     def forget(self, ids: Sequence[str] = (), old: Old | None = None) -> Forgotten:
@@ -321,16 +329,19 @@ class Storage(Protocol):
         failed_after: int | None = None,
         hold: str | None = None,
         whole: bool = False,
+        stamped_after: int | None = None,
     ) -> dict[str, Record]:
         """Return how these tasks stand, by id; unknown ids are absent.
 
         Args:
-            ids: these tasks; only one of the first four arguments is given.
+            ids: these tasks; only one of these arguments but `whole` is given.
             group_id: the members of that group, in the order of their positions.
             failed_after: those that ended in FAILURE, in order of arrival from behind this `seq`, the first
                 STEP of them. Found by an index that has nothing but them.
             hold: those that this holds (`after:<id>`: they wait for that end), the first STEP of them.
             whole: with `seq`, `redeliveries` and `message`; without, reading costs less.
+            stamped_after: those that have stamps and have not ended, in order of arrival from behind this `seq`, the
+                first STEP of them.
         """
 
     def estate(self, owner: str, recalled: int | None = None) -> Estate:
@@ -374,7 +385,10 @@ class Storage(Protocol):
         """Return the entries whose key begins with `prefix` and that have not expired."""
 
     def write(self, key: str, value: str | None, expected: str | None, expires_at: float | None = None) -> bool:
-        """Set a key (None deletes it), if its value is still `expected` (None: absent); says whether it was."""
+        """Set a key (None deletes it), if its value is still `expected` (None: absent); says whether it was.
+
+        Whoever sleeps for DUE_BELL is woken for a key that begins with TERMINATE.
+        """
 
     def maintain(self, again_in_s: float | None = None) -> bool:
         """Do what keeps the store small and safe: checkpoint, sync. Called by every steward.

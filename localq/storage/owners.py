@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from localq import faults
+from localq.exceptions import StoreBusy
 from localq.message import Claim, Message, Outcome
 from localq.storage.base import Doing, Estate, OwnerInfo, Started
 from localq.storage.place import allocate, make_directory, make_file, open_file, removed
@@ -53,6 +54,8 @@ _LENGTH = struct.Struct("=I")
 #: How long a recall takes to be seen, in seconds. The owner writes its slot and then reads the word, the recaller
 #: writes the word and then reads the slot: with this between, one of them sees the other.
 _SEEN_S = 0.001
+#: Seconds that one who recalls waits for another; it takes two system calls.
+LOCKED_S = 2.0
 
 
 class Owners:
@@ -152,7 +155,11 @@ class Owners:
         except FileNotFoundError:
             return
         try:
-            os.pwrite(fd, _COUNT.pack(batch), _RECALLED_AT)
+            # One at a time, and never back: a batch that is recalled by one must not begin again for the sake of
+            # another, who was about to recall the one before.
+            _lock(fd, name)
+            if batch > _COUNT.unpack(os.pread(fd, _COUNT.size, _RECALLED_AT))[0]:
+                os.pwrite(fd, _COUNT.pack(batch), _RECALLED_AT)
             faults.at("recall.word")
         finally:
             os.close(fd)
@@ -269,6 +276,24 @@ class LockedOwner:
         # Its process may live on: without facts, only the lock says whether an owner does.
         os.ftruncate(self._fd, 0)
         os.close(self._fd)
+
+
+def _lock(fd: int, name: str) -> None:
+    """Lock the notes of an owner against others who recall.
+
+    Raises:
+        StoreBusy: somebody keeps them locked for longer than any recall takes.
+    """
+    deadline = time.monotonic() + LOCKED_S
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise StoreBusy(
+                    f"the notes of owner {name} are locked by a process that has stopped (Ctrl-Z?)"
+                ) from None
+        time.sleep(_SEEN_S)
 
 
 def _make_notes(path: Path) -> mmap.mmap:

@@ -38,6 +38,8 @@ class Row(NamedTuple):
     children: str | None = None
     worker: str | None = None
     ended_at: float | None = None
+    #: How it ends instead of running again; see `revocation.end_text`.
+    revoked: str | None = None
 
 
 def indexes_of(row: Row | None) -> set[tuple[str, Order]]:

@@ -31,6 +31,7 @@ from localq import clock
 from localq.exceptions import DuplicateTaskId
 from localq.message import Claim, Message, Outcome, Record, Turn, Want, released
 from localq.rates import BUCKET, RATE, REMEMBERED_S, STALE_S, WIDE, Candidate, bucket_text, choose, next_turns
+from localq.revocation import MARK, RULE, TERMINATE, end_text, rules_of, with_end
 from localq.states import ENDED, FAILURE, GOOD_STATES, HELD, PROPAGATE_STATES, READY, WAITING
 from localq.storage.base import NEWS_KEPT_S, STEP, Bell, Count, Entry, Estate, Forgotten, Old, Owner, OwnerInfo
 from localq.storage.news import news_key, news_text
@@ -124,12 +125,26 @@ class Transaction:
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
         if outcome.again is not None:
             return self._run_again(outcome.id, outcome, outcome.again)
+        if not seq and outcome.ended_at is not None:
+            return self._revoke(outcome)
         row = self._claimed(outcome.id, seq, token) if seq else self._row(outcome.id)
         if row is None or row.place == ENDED:
             return False
         new = written(row, outcome)
         self._move(row, new._replace(traceback=row.traceback, children=row.children, worker=new.worker or row.worker))
         self._tell(row.message, outcome)
+        return True
+
+    def _revoke(self, outcome: Outcome) -> bool:
+        row = self._row(outcome.id)
+        if row is None or row.place == ENDED:
+            return False
+        if (row.hold or "").startswith("owner:"):
+            self._move(row, row._replace(revoked=end_text(outcome)))
+            return False
+        kept = outcome._replace(traceback=row.traceback, children=row.children, worker=row.worker)
+        self._move(row, ended(written(row, kept), outcome))
+        self._follow(row.message, outcome)
         return True
 
     def _tell(self, message: Message, outcome: Outcome) -> None:
@@ -175,7 +190,13 @@ class Transaction:
     # -- what can be read --------------------------------------------------------------------
 
     def records(
-        self, ids: Iterable[str], group_id: str | None, failed_after: int | None, hold: str | None, whole: bool
+        self,
+        ids: Iterable[str],
+        group_id: str | None,
+        failed_after: int | None,
+        hold: str | None,
+        whole: bool,
+        stamped_after: int | None,
     ) -> dict[str, Record]:
         if group_id is not None:
             rows = self._rows(f"group:{group_id}")
@@ -183,9 +204,15 @@ class Transaction:
             rows = self._rows("failed", STEP, (0.0, failed_after + 1))
         elif hold is not None:
             rows = self._rows(hold, STEP)
+        elif stamped_after is not None:
+            rows = self._stamped(stamped_after)
         else:
             rows = [row for id in dict.fromkeys(ids) if (row := self._row(id)) is not None]
         return {row.message.id: record_of(row, whole) for row in rows}
+
+    def _stamped(self, after: int) -> list[Row]:
+        rows = (row for _, row in self._table.items("row", "") if row.seq > after and row.place != ENDED)
+        return sorted((row for row in rows if MARK in (row.message.headers or "")), key=lambda row: row.seq)[:STEP]
 
     def claims(self, owner: str) -> list[Claim]:
         return [claim_of(row) for row in self._rows(f"owner:{owner}")]
@@ -211,6 +238,9 @@ class Transaction:
         if (known.value if known and _is_valid(known) else None) != expected:
             return False
         self._table.set("entry", entry.key, None if value is None else entry)
+        if entry.key.startswith(RULE):
+            self._tallies[RULE] += (value is not None) - (known is not None)
+        self.waits = self.waits or entry.key.startswith(TERMINATE)
         return True
 
     def purge(self) -> int:
@@ -218,6 +248,7 @@ class Transaction:
         expired = [key for key, entry in self._table.items("entry", "") if not _is_valid(entry)]
         for key in expired:
             self._table.set("entry", key, None)
+            self._tallies[RULE] -= key.startswith(RULE)
         return len(expired)
 
     # -- the moves ---------------------------------------------------------------------------
@@ -245,6 +276,9 @@ class Transaction:
         row = self._claimed(outcome.id, outcome.seq, outcome.token)
         if row is None:
             return False
+        if row.revoked is not None and not outcome.ended:
+            end = with_end(row.revoked, outcome)
+            outcome = end._replace(ended_at=clock.now(), traceback=None, children=None, worker=row.worker)
         new = written(row, outcome)._replace(redeliveries=row.redeliveries + outcome.charged)
         if outcome.ended:
             self._move(row, ended(new, outcome))
@@ -275,7 +309,12 @@ class Transaction:
         rows = self._in_turn(want) if want.rates and want.limit else self._first(want, want.limit)
         claims = [self._hand_out(row, want.owner) for row in rows]
         self.reserves = len(claims) > 1
-        return claims
+        if not self._table.get("number", RULE):
+            return claims
+        return [claim._replace(revoked=self._is_revoked(claim.message)) for claim in claims]
+
+    def _is_revoked(self, message: Message) -> bool:
+        return any(self._entry_text(rule) is not None for rule in rules_of(message))
 
     def _first(self, want: Want, limit: int) -> list[Row]:
         """Return the next messages of these queues, in the order of claims."""
@@ -443,8 +482,11 @@ class RowStorage(ABC):
         failed_after: int | None = None,
         hold: str | None = None,
         whole: bool = False,
+        stamped_after: int | None = None,
     ) -> dict[str, Record]:
-        return self._run(lambda transaction: transaction.records(ids, group_id, failed_after, hold, whole))
+        return self._run(
+            lambda transaction: transaction.records(ids, group_id, failed_after, hold, whole, stamped_after)
+        )
 
     def estate(self, owner: str, recalled: int | None = None) -> Estate:
         if recalled is not None:

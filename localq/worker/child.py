@@ -263,8 +263,8 @@ class Consumer:
         message = claim.message
         tasks = self.app.tasks
         task = tasks.get(message.name) or tasks.aliases.get(message.name)
-        if task is None:
-            return self._unknown(claim)
+        if task is None or claim.revoked:
+            return self._executor.revoked(task, claim) if claim.revoked else self._unknown(claim)
         if logger.isEnabledFor(logging.INFO):
             logger.info("Task %s[%s] received", shown_name(message), message.id)
         if signals.task_received.receivers:

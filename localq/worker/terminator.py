@@ -15,13 +15,12 @@ import signal
 from typing import Any
 
 from localq.exceptions import StoreBusy, StoreFull
+from localq.revocation import TERMINATE
 from localq.storage.base import Storage
 from localq.worker.timer import Timer
 
 logger = logging.getLogger("localq.worker")
 
-#: How the entries' keys begin.
-TERMINATE = "terminate:"
 #: Signals that a task may be ended with: none that stops its process or has it go on.
 ENDING = signal.valid_signals() - {signal.SIGCONT, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 #: Seconds between two looks when nobody rings.

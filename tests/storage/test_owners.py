@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from waiting import wait_until
 
+from localq.exceptions import StoreBusy
 from localq.message import Claim, Message, Outcome
 from localq.recovery import EARLY, LATE, LATE_REJECT
 from localq.storage.base import Started
@@ -303,4 +305,29 @@ def test_notes_of_any_bytes_are_read_without_a_crash(tmp_path_factory, data):
         file.write(data)
     ended = view.notes(owner.name, []).ended
     assert isinstance(ended, list)
+    owner.close()
+
+
+def test_a_recall_of_an_earlier_batch_does_not_undo_a_later_one(owners):
+    """Two recall, one of them having looked before the owner went on: what the other took back must not begin."""
+    owner = owners.enlist({}, True)
+    owner.turn()
+    owner.turn()
+    owners.recall(owner.name, 2)
+    owners.recall(owner.name, 1)
+    assert not owner.begin(claim(), EARLY)
+    owner.turn()
+    assert owner.begin(claim(), EARLY)
+    owner.close()
+
+
+def test_notes_that_somebody_keeps_locked_are_not_waited_for_without_end(owners, monkeypatch):
+    monkeypatch.setattr("localq.storage.owners.LOCKED_S", 0.01)
+    owner = owners.enlist({}, True)
+    owner.turn()
+    with open(owners.directory / f"{owner.name}.notes", "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StoreBusy, match=rf"notes of owner {owner.name} are locked"):
+            owners.recall(owner.name, 1)
+    assert owner.begin(claim(), EARLY)
     owner.close()

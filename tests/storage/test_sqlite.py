@@ -122,6 +122,9 @@ def planner():
 @pytest.mark.parametrize("queues", [1, 3])
 def test_a_claim_reads_only_the_index_of_what_is_ready(planner, queues):
     plan = planner(claim_query(queues))
+    # Whether any message may not run, is asked once and by the primary key.
+    assert sum("SEARCH entries USING PRIMARY KEY (key>? AND key<?)" in step for step in plan) == 1
+    assert not any("CORRELATED" in step for step in plan)
     touching = [step for step in plan if "messages" in step]
     assert sum("messages_ready (queue=?)" in step for step in touching) == queues
     for step in touching:
@@ -141,6 +144,8 @@ def test_a_claim_reads_only_the_index_of_what_is_ready(planner, queues):
     ("park", "INTEGER PRIMARY KEY"), ("park_one", "INTEGER PRIMARY KEY"), ("entries", "PRIMARY KEY"),
     ("tell", "PRIMARY KEY"), ("untell", "PRIMARY KEY"), ("is_expired", "entries_expiring"),
     ("drop_expired_entries", "entries_expiring"), ("oldest", "INTEGER PRIMARY KEY"), ("expire", "messages_behind"),
+    ("revoke", "messages_id"), ("mark_revoked", "messages_id"), ("revoked", "INTEGER PRIMARY KEY"),
+    ("rules", "PRIMARY KEY"),
 ])  # fmt: skip
 def test_every_lookup_uses_the_index_made_for_it(planner, name, index):
     for sql in {query(name), whole(name)}:
@@ -204,6 +209,38 @@ def test_a_file_that_is_no_database_is_refused_and_untouched(directory):
 
     assert ended(forked(use)) == 0
     assert (directory / "queue.db").read_bytes() == b"dear diary " * 500
+
+
+def test_a_store_of_the_first_schema_is_brought_up_to_date_with_all_it_has(directory):
+    """What was put, claimed and ended then, goes on now; and what is claimed can be revoked."""
+    make = SqliteStorage(directory)
+    make.put([message("a")])
+    make.close()
+    (directory / "queue.db").unlink()
+    old = sqlite3.connect(directory / "queue.db")
+    numbers = "checksum, retries, sent_at, ignore_result, waits_for, leads"
+    old.executescript(
+        f"pragma page_size = 1024; pragma journal_mode = wal; {migrations()[0]}"
+        f"insert into messages (id, name, body, queue, priority, content_type, {numbers}, place, hold) values"
+        " ('ready', 'n', x'', 'celery', 5, 'j', 0, 0, 0, 0, 0, 0, 'ready', null),"
+        " ('claimed', 'n', x'', 'celery', 5, 'j', 0, 0, 0, 0, 0, 0, 'held', 'owner:me');"
+        "insert into entries values ('worker:w', '{}', null);"
+        f"pragma application_id = {0x6C636C71}; pragma user_version = 1;"
+    )
+    old.close()
+    os.chmod(directory / "queue.db", 0o600)
+    storage = SqliteStorage(directory)
+    (claimed,) = storage.estate("me").claims
+    assert [each.message.id for each in storage.settle((), Want("you", ("celery",), 9, 0.0)).claims] == ["ready"]
+    end = Outcome(0, 0, "claimed", "REVOKED", result=b"1", ended_at=1.0)
+    assert not storage.update(0, 0, end)
+    storage.settle([Outcome(claimed.seq, claimed.token, "claimed", ended=False)])
+    assert storage.records(["claimed"])["claimed"].state == "REVOKED"
+    assert [entry.key for entry in storage.entries("worker:")] == ["worker:w"]
+    storage.close()
+    there = sqlite3.connect(directory / "queue.db")
+    assert there.execute("pragma user_version").fetchone() == (VERSION,)
+    there.close()
 
 
 def test_a_store_of_a_newer_localq_is_refused_and_untouched(directory):

@@ -366,7 +366,9 @@ def test_a_running_task_that_is_revoked_ends_as_revoked(app: LocalQ, tmp_path, o
             assert (result.state, repr(exc)) == ("REVOKED", "TaskRevokedError('terminated')")
             wait_until(seen.exists)
             assert app.storage.entries("terminate:") == []
-            wait_until(lambda: len([o for o in app.storage.owners() if o.about["kind"] == "child" and o.alive]) == 1)
+            wait_until(
+                lambda: len([o for o in app.storage.owners() if o.about.get("kind") == "child" and o.alive]) == 1
+            )
     finally:
         signals.task_revoked.disconnect(revoked)
     assert seen.read_text() == f"{sleeps.name} {result.id} True 15 False"

@@ -32,12 +32,14 @@ from localq.rates import (
     next_turns,
     task_of,
 )
+from localq.revocation import rules_of
 from localq.storage.sqlite.queries import candidates, claim_chosen, query
 from localq.storage.sqlite.queries import claim as claim_query
 
 Execute = Callable[..., Any]
 #: As many as the statement `free` frees at once.
 FREED = 500
+_COLUMNS = 3 + len(Message._fields)
 
 
 class Claimed(NamedTuple):
@@ -62,7 +64,7 @@ def claim(execute: Execute, want: Want) -> list[Claim]:
     faults.at("claim.written")
     # RETURNING promises no order.
     rows.sort(key=lambda row: (row[7], row[0]))
-    return [as_claim(row) for row in rows]
+    return _as_claims(execute, rows)
 
 
 def claim_in_turn(execute: Execute, want: Want) -> Claimed:
@@ -110,7 +112,23 @@ def _take(execute: Execute, want: Want, choice: Choice, now: float) -> list[Clai
     # The one that took a token starts first: the time of its start is the time of its token.
     first = choice.taken[0] if token is not None else 0
     rows.sort(key=lambda row: (row[0] != first, row[7], row[0]))
-    return [as_claim(row) for row in rows]
+    return _as_claims(execute, rows)
+
+
+def _as_claims(execute: Execute, rows: list[tuple[Any, ...]]) -> list[Claim]:
+    """Make claims of rows, each of which says last whether there is any rule by which one may not run.
+
+    The claim may be a transaction of its own that is over by now. The gate is not: no rule can have come in between.
+    """
+    claims = [as_claim(row) for row in rows]
+    if not (rows and rows[0][-1]):
+        return claims
+    now = clock.now()
+    execute(query("drop_expired_entries"), (now,))
+    rules = {claim.seq: rules_of(claim.message) for claim in claims}
+    asked = json.dumps([rule for each in rules.values() for rule in each])
+    hits = {key for (key,) in execute(query("rules"), (asked, now)).fetchall()}
+    return [claim._replace(revoked=not hits.isdisjoint(rules[claim.seq])) for claim in claims]
 
 
 def _next_in_turn(execute: Execute, want: Want, now: float, buckets: Mapping[str, str]) -> list[Candidate]:
@@ -159,8 +177,8 @@ def free(execute: Execute, keys: Iterable[str], ready: Counter[str]) -> int:
 
 
 def as_claim(row: tuple[Any, ...]) -> Claim:
-    """Make a claim of its columns."""
-    return Claim(row[0], row[1], row[2], Message(*row[3:]))
+    """Make a claim of its columns, whatever comes after them."""
+    return Claim(row[0], row[1], row[2], Message(*row[3:_COLUMNS]))
 
 
 def _asked(want: Want, limit: int) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from localq import faults, states
+from localq import clock, faults, states
 from localq.exceptions import DuplicateTaskId
 from localq.storage.base import DUE_BELL
 from localq.storage.bells import Bells, Sleeper
@@ -39,7 +39,7 @@ def put_one(bells: Bells, execute: Callable[..., Any], row: Columns) -> tuple[Gi
     place = row[-2]
     taker = bells.taker(row[3]) if place == states.READY and len(row[2]) < MOST_HANDED else None
     if taker is not None:
-        return _give(bells, execute, row, taker), []
+        return _give(bells, execute, row, taker)
     if place == states.WAITING:
         # Before the statement, which commits: a death between must not leave the board more hopeful than the store.
         bells.note_due(row[14])
@@ -52,7 +52,7 @@ def put_one(bells: Bells, execute: Callable[..., Any], row: Columns) -> tuple[Gi
     return None, bells.idle(DUE_BELL, 64) if place == states.WAITING else []
 
 
-def _give(bells: Bells, execute: Callable[..., Any], row: Columns, taker: Sleeper) -> Given | None:
+def _give(bells: Bells, execute: Callable[..., Any], row: Columns, taker: Sleeper) -> tuple[Given | None, list[int]]:
     """Insert a message as claimed by somebody who sleeps, which saves it the claim."""
     held = (*row[:-2], states.HELD, f"owner:{taker.name}")
     # Taken first: if we die after the statement, the flag that is down and no ring tell the sleeper to look.
@@ -62,8 +62,15 @@ def _give(bells: Bells, execute: Callable[..., Any], row: Columns, taker: Sleepe
     if not rows:
         bells.leave(taker)
         _check_twin(execute, row)
-        return None
-    return taker, (*rows[0], 0, *row[:-2])
+        return None, []
+    seq, token, has_rules = rows[0]
+    if has_rules:
+        # Something is revoked that was not there, and this may be it. A claim asks that; nobody has been told of this
+        # one yet, and a death between the two statements is like one before the ring.
+        bells.leave(taker)
+        execute(query("give_back"), (clock.now(), 0, seq, token)).fetchall()
+        return None, bells.idle(row[3], 1)
+    return (taker, (seq, token, 0, *row[:-2])), []
 
 
 def put_all(bells: Bells, execute: Callable[..., Any], rows: list[Columns]) -> list[int]:

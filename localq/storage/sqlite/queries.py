@@ -37,25 +37,29 @@ def whole(name: str) -> str:
 def with_rows(name: str, rows: int, columns: int) -> str:
     """Return a statement for so many rows of so many columns."""
     row = f"({','.join('?' * columns)})"
-    return texts()[name].replace("{rows}", ",".join([row] * rows))
+    return _asking(texts()[name].replace("{rows}", ",".join([row] * rows)))
 
 
 @cache
 def claim(queues: int) -> str:
     """Return the claim for so many queues."""
-    return texts()["claim"].replace("{first}", _of_queues("first", queues))
+    return _asking(texts()["claim"].replace("{first}", _of_queues("first", queues)))
 
 
 @cache
 def claim_chosen() -> str:
     """Return the claim of messages that were chosen one by one."""
-    return texts()["claim"].replace("{first}", texts()["chosen"])
+    return _asking(texts()["claim"].replace("{first}", texts()["chosen"]))
 
 
 @cache
 def candidates(queues: int) -> str:
     """Return the statement that reads what a claim of so many queues may choose from."""
     return _of_queues("candidates", queues)
+
+
+def _asking(text: str) -> str:
+    return text.replace("{has_rules}", texts()["has_rules"])
 
 
 def _of_queues(what: str, queues: int) -> str:

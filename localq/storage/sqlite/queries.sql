@@ -1,5 +1,6 @@
 -- Every statement of the SQLite storage, by name. {rows} stands for as many row values as a call brings,
--- {first} and {queues} for sub-selects, {record} for columns. `queries.py` fills them in and keeps the texts.
+-- {first} and {queues} for sub-selects, {record} for columns, {has_rules} for whether any message may not run.
+-- `queries.py` fills them in and keeps the texts.
 
 -- name: put
 -- One statement for a chunk of messages: executemany lets go of the GIL for every row.
@@ -16,7 +17,15 @@ insert into messages (
     retries, sent_at, visible_at, expires_at, ignore_result, after, waits_for, group_id, position, leads, place, hold
 ) values {rows}
 on conflict (id) do nothing
-returning seq, token;
+returning seq, token, {has_rules};
+
+-- name: has_rules
+-- {has_rules}: asked once a statement, one index seek. The only thing that a store without rules pays.
+exists (select 1 from entries where key >= 'revoked:' and key < 'revoked;')
+
+-- name: rules
+-- Which of these rules are there.
+select key from entries where key in (select value from json_each(?)) and (expires_at is null or expires_at > ?);
 
 -- name: twin
 -- Is the message with this id the one that is being put?
@@ -33,7 +42,7 @@ update messages set place = 'held', hold = ?, token = token + 1
 where seq in ({first})
 returning seq, token, redeliveries,
     id, name, body, queue, priority, content_type, compression, signature, checksum, headers, origin, reply_to,
-    retries, sent_at, visible_at, expires_at, ignore_result, after, waits_for, group_id, position, leads;
+    retries, sent_at, visible_at, expires_at, ignore_result, after, waits_for, group_id, position, leads, {has_rules};
 
 -- name: first_of_one
 -- {first} where one queue is served: ordered by its index, so it stops after as many rows as are wanted.
@@ -74,7 +83,8 @@ update messages set place = 'held', hold = ? where seq in (select value from jso
 
 -- name: park_one
 -- A claimed one does; it was not run. The claim is stale from now on, whatever else is still said of it.
-update messages set place = 'held', hold = ?, token = token + 1 where seq = ? and token = ? and place = 'held';
+update messages set place = 'held', hold = ?, token = token + 1
+where seq = ? and token = ? and place = 'held' and revoked is null;
 
 -- name: mark
 -- Messages wait under this key; says whether that is news.
@@ -116,7 +126,7 @@ update messages set redeliveries = redeliveries + ? where seq = ?;
 -- that has been set back since waits once more.
 update messages set
     place = iif(visible_at > ?, 'waiting', 'ready'), hold = null, redeliveries = redeliveries + ?
-where seq = ? and token = ? and place = 'held'
+where seq = ? and token = ? and place = 'held' and revoked is null
 returning queue, place, visible_at;
 
 -- name: again
@@ -125,8 +135,24 @@ update messages set
     place = ?, hold = null, state = ?, result = ?, result_type = ?, result_checksum = ?, traceback = ?, worker = ?,
     name = ?, body = ?, queue = ?, priority = ?, content_type = ?, checksum = ?, headers = ?, retries = ?,
     visible_at = ?, expires_at = ?, redeliveries = redeliveries + ?
-where seq = ? and token = ? and place = 'held'
+where seq = ? and token = ? and place = 'held' and revoked is null
 returning queue;
+
+-- name: revoked
+-- What stands in the way of an attempt that is not to be the last one: it was revoked meanwhile.
+select id, group_id, leads, reply_to, revoked from messages
+where seq = ? and token = ? and place = 'held' and revoked is not null;
+
+-- name: revoke
+-- The end of what no owner has, wherever it waits.
+update messages set
+    place = 'ended', hold = null, state = ?, result = ?, result_type = ?, result_checksum = ?, ended_at = ?
+where id = ? and place <> 'ended' and (hold is null or hold not between 'owner:' and 'owner;')
+returning seq, token, group_id, leads, reply_to;
+
+-- name: mark_revoked
+-- An owner has it: it does not come back from there.
+update messages set revoked = ? where id = ? and place = 'held' and hold between 'owner:' and 'owner;';
 
 -- name: progress
 -- Those who wait for an end that came: one less to wait for.
@@ -181,7 +207,7 @@ returning reply_to;
 update messages set
     place = ?, hold = ?, state = ?, result = ?, result_type = ?, result_checksum = ?, traceback = ?, children = ?,
     worker = ?, ended_at = null, name = ?, body = ?, queue = ?, priority = ?, content_type = ?, checksum = ?,
-    headers = ?, retries = ?, visible_at = ?, expires_at = ?, waits_for = ?, redeliveries = 0
+    headers = ?, retries = ?, visible_at = ?, expires_at = ?, waits_for = ?, redeliveries = 0, revoked = null
 where id = ? and place = 'ended' and state in ('FAILURE', 'REVOKED')
 returning queue, reply_to;
 
@@ -224,6 +250,12 @@ select {record} from messages where group_id = ? order by position;
 -- The dead list, a step at a time. INDEXED BY, because without statistics SQLite would walk through all messages.
 select {record} from messages indexed by messages_failed
 where place = 'ended' and state = 'FAILURE' and seq > ? order by seq limit ?;
+
+-- name: stamped
+-- What has stamps and has not ended, a step at a time. No index: a column in one would cost every put, and this walk
+-- holds nobody up. The text is that of `revocation.MARK`.
+select {record} from messages
+where seq > ? and place <> 'ended' and instr(headers, '"stamps"') order by seq limit ?;
 
 -- name: held
 -- What this key holds, a step at a time.

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from localq import faults, states
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Message, Outcome
+from localq.revocation import end_text, with_end
 from localq.serialization import checksum
 from localq.storage.base import DUE_BELL
 from localq.storage.news import news_text
@@ -72,9 +73,36 @@ class Settlement:
     def _is_written(self, outcome: Outcome, has_ended: bool) -> bool:
         if outcome.ended:
             return has_ended
+        return self._goes_back(outcome) or self._ends_revoked(outcome)
+
+    def _goes_back(self, outcome: Outcome) -> bool:
         if outcome.hold is not None:
             return self._park(outcome, outcome.hold)
         return self._again(outcome) if outcome.again else self._give_back(outcome)
+
+    def _ends_revoked(self, o: Outcome) -> bool:
+        """End what was revoked while an owner had it, and is not to run again."""
+        for id, group_id, leads, reply_to, text in self.execute(query("revoked"), (o.seq, o.token)).fetchall():
+            end = with_end(text, Outcome(o.seq, o.token, id, group_id=group_id, leads=leads, reply_to=reply_to,
+                                         ended_at=self.now))  # fmt: skip
+            self._end([end])
+            if o.charged:
+                self.execute(query("charge"), (o.charged, o.seq))
+            self.replies.add(reply_to)
+            self._follow(end)
+            return True
+        return False
+
+    def revoke(self, execute: Callable[..., Any], o: Outcome) -> bool:
+        """End a message that no owner has, or mark the one that an owner has; returns whether it ended."""
+        self.execute = execute
+        values = (o.state, o.result, o.content_type, o.checksum, o.ended_at, o.id)
+        for seq, token, group_id, leads, reply_to in execute(query("revoke"), values).fetchall():
+            self.replies.add(reply_to)
+            self._follow(o._replace(seq=seq, token=token, group_id=group_id, leads=leads, reply_to=reply_to))
+            return True
+        execute(query("mark_revoked"), (end_text(o), o.id))
+        return False
 
     def _end(self, outcomes: Sequence[Outcome]) -> set[tuple[int, int]]:
         fresh: set[tuple[int, int]] = set()

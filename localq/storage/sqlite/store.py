@@ -23,6 +23,7 @@ from localq import clock, faults, states
 from localq.exceptions import StoreReplaced, StoreUntrusted
 from localq.message import Claim, Message, Outcome, Record, Turn, Want
 from localq.rates import BUCKET, RATE, STALE_S, next_turns
+from localq.revocation import TERMINATE
 from localq.storage import place
 from localq.storage.base import DUE_BELL, NEWS_KEPT_S, STEP, Bell, Count, Entry, Estate, Forgotten, Old, OwnerInfo
 from localq.storage.bells import Bells, Sleeper
@@ -314,7 +315,10 @@ class SqliteStorage:
 
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
         if outcome.again is not None:
-            return self._run_again(outcome, outcome.again)
+            message = outcome.again
+            return self._by_hand(lambda settlement, execute: settlement.run_again(execute, outcome, message))
+        if not seq and outcome.ended_at is not None:
+            return self._by_hand(lambda settlement, execute: settlement.revoke(execute, outcome))
         values = (outcome.state, outcome.result, outcome.content_type, outcome.checksum, outcome.worker)
         sql, key = ("update_claimed", (seq, token)) if seq else ("update_by_id", (outcome.id,))
         told = (outcome.id, news_text(outcome), self._news_until())
@@ -327,12 +331,13 @@ class SqliteStorage:
     def _news_until(self) -> float | None:
         return None if self.news_kept_s is None else clock.now() + self.news_kept_s
 
-    def _run_again(self, outcome: Outcome, message: Message) -> bool:
+    def _by_hand(self, move: Callable[[Settlement, Callable[..., Any]], bool]) -> bool:
+        """Move a message that no claim of the caller's is needed for; returns whether it was moved."""
         self._session()
         settlement = Settlement(clock.now(), self._bells.note_due, self._news_until())
 
         def act(session: Session) -> tuple[bool, list[int]]:
-            done = session.transaction(settlement.run_again, session.execute, outcome, message)
+            done = session.transaction(move, settlement, session.execute)
             return done, wake(self._bells, settlement.ready)
 
         done, slots = self._write(lambda session: session.write(act, session))
@@ -369,12 +374,15 @@ class SqliteStorage:
         failed_after: int | None = None,
         hold: str | None = None,
         whole: bool = False,
+        stamped_after: int | None = None,
     ) -> dict[str, Record]:
         select = whole_query if whole else query
         if group_id is not None:
             rows = self._read(select("members"), group_id)
         elif failed_after is not None:
             rows = self._read(select("failed"), failed_after, STEP)
+        elif stamped_after is not None:
+            rows = self._read(select("stamped"), stamped_after, STEP)
         elif hold is not None:
             rows = self._read(select("held"), hold, STEP)
         elif len(ids) == 1:
@@ -433,6 +441,8 @@ class SqliteStorage:
 
     def write(self, key: str, value: str | None, expected: str | None, expires_at: float | None = None) -> bool:
         done = self._write(lambda session: session.transact(write_entry, session, key, value, expected, expires_at))
+        if key.startswith(TERMINATE):
+            self._session().gate.hold(self._bells.ring_idle, DUE_BELL, 64)
         self._wrote()
         return done
 

@@ -11,6 +11,8 @@
     followers   chains and chords              bells      wake-ups
     dead        what failed, and runs again    history    random histories beside a model
     holds       parked messages, rate limits        past      states before the end, results that had their time
+    holds       parked messages, rate limits
+    revokes     what was revoked: before it was sent, before it began, and while it ran
     words       what the tests are made of, for tests of your own
 
 Needs pytest and hypothesis. Time stands still in every test but for `clock.advance`, and no test
@@ -31,6 +33,7 @@ from localq.testing.contract.holds import HoldContract
 from localq.testing.contract.messages import MessageContract
 from localq.testing.contract.owners import OwnerContract
 from localq.testing.contract.past import PastContract
+from localq.testing.contract.revokes import RevokeContract
 
 
 class StorageContract(
@@ -40,6 +43,7 @@ class StorageContract(
     DeadContract,
     HoldContract,
     PastContract,
+    RevokeContract,
     FactContract,
     OwnerContract,
     BellContract,

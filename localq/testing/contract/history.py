@@ -19,11 +19,12 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 
 from localq.exceptions import DuplicateTaskId
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Want
+from localq.revocation import rule_of_id
 from localq.states import ENDED, FAILURE, HELD, IGNORED, PENDING, READY, RETRY, REVOKED, SUCCESS, WAITING
 from localq.storage.base import Old, Storage
 from localq.storage.news import NEWS, news_of
 from localq.testing.clock import FakeClock
-from localq.testing.contract.words import by_hand
+from localq.testing.contract.words import by_hand, revoked
 
 QUEUES = ("celery", "mail")
 #: How an attempt may end: state, whether it ends the message, whether it runs again, whether it is charged.
@@ -57,6 +58,12 @@ class Item:
     ended_at: float = 0.0
     #: States that were no end, in order.
     told: tuple[str, ...] = ()
+    #: It was revoked while an owner had it.
+    is_marked: bool = False
+
+    def end_revoked(self, now: float) -> None:
+        self.place, self.hold, self.ended_at = ENDED, None, now
+        self.state, self.result = REVOKED, b"revoked"
 
     def open(self, now: float) -> None:
         waits = self.message.visible_at is not None and self.message.visible_at > now
@@ -68,6 +75,8 @@ class Model:
 
     def __init__(self) -> None:
         self.items: dict[str, Item] = {}
+        #: Ids that must not run once they are claimed.
+        self.rules: set[str] = set()
         self._seq = count(1)
 
     def put(self, messages: list[Message], now: float) -> None:
@@ -78,7 +87,7 @@ class Model:
             else:
                 item.open(now)
 
-    def claim(self, want: Want, claims: list[Claim]) -> list[tuple[str, int, int]]:
+    def claim(self, want: Want, claims: list[Claim]) -> list[tuple[str, int, int, bool]]:
         for item in self.items.values():
             if item.place == WAITING and (item.message.visible_at or 0) <= want.now:
                 item.open(want.now)
@@ -89,7 +98,7 @@ class Model:
         for item in ready[: want.limit]:
             token = begun.get(item.message.id, 0) if item.token is None else item.token + 1
             item.place, item.hold, item.token = HELD, f"owner:{want.owner}", token
-            expected.append((item.message.id, token, item.redeliveries))
+            expected.append((item.message.id, token, item.redeliveries, item.message.id in self.rules))
         return expected
 
     def settle(self, outcome: Outcome, now: float) -> bool:
@@ -99,6 +108,10 @@ class Model:
         if outcome.state is not None:
             item.state, item.result = outcome.state, outcome.result
         item.redeliveries += outcome.charged
+        if item.is_marked and not outcome.ended:
+            item.end_revoked(now)
+            self.fail(item, b"revoked", b'"group"')
+            return True
         item.message = outcome.again or item.message
         if not outcome.ended:
             item.told += (RETRY,) if outcome.again else ()
@@ -117,7 +130,19 @@ class Model:
             return False
         item.message, item.state, item.result, item.redeliveries = message, PENDING, None, 0
         item.told += (PENDING,)
+        item.is_marked = False
         item.open(now)
+        return True
+
+    def revoke(self, id: str, now: float) -> bool:
+        item = self.items.get(id)
+        if item is None or item.place == ENDED:
+            return False
+        if (item.hold or "").startswith("owner:"):
+            item.is_marked = True
+            return False
+        item.end_revoked(now)
+        self.fail(item, b"revoked", b'"group"')
         return True
 
     def failed(self) -> list[str]:
@@ -272,6 +297,19 @@ class History(RuleBasedStateMachine):
         expected = self.model.run_again(message, self.clock.now())
         assert self.storage.update(0, 0, by_hand(message)) == expected
 
+    @rule(data=st.data())
+    def revoke(self, data: st.DataObject) -> None:
+        id = data.draw(st.sampled_from([*sorted(self.model.items), "nobody"]))
+        end = revoked(id, ended_at=self.clock.now())
+        assert self.storage.update(0, 0, end) == self.model.revoke(id, self.clock.now())
+
+    @rule(number=st.integers(0, 40), is_there=st.booleans())
+    def write_a_rule(self, number: int, is_there: bool) -> None:
+        key = rule_of_id(f"m{number}")
+        known = "" if f"m{number}" in self.model.rules else None
+        assert self.storage.write(key, "" if is_there else None, known)
+        (self.model.rules.add if is_there else self.model.rules.discard)(f"m{number}")
+
     @rule(seconds=st.sampled_from([1.0, 5.0, 100.0]))
     def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -297,7 +335,7 @@ class History(RuleBasedStateMachine):
     def turn(self, outcomes: tuple[Outcome, ...], want: Want) -> list[Claim]:
         turn = self.storage.settle(outcomes, want)
         assert turn.stale == [each for each in outcomes if not self.model.settle(each, self.clock.now())]
-        claimed = [(claim.message.id, claim.token, claim.redeliveries) for claim in turn.claims]
+        claimed = [(each.message.id, each.token, each.redeliveries, each.revoked) for each in turn.claims]
         assert claimed == self.model.claim(want, turn.claims)
         return turn.claims
 

@@ -14,7 +14,7 @@ from typing import Any
 from localq import clock
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record, Want, new_id
 from localq.serialization import checksum
-from localq.states import FAILURE, PENDING, RETRY, SUCCESS
+from localq.states import FAILURE, PENDING, RETRY, REVOKED, SUCCESS
 from localq.storage.base import Bell, Owner, Storage
 
 #: Long enough for any machine, in seconds; only a failing test waits so long.
@@ -50,6 +50,12 @@ def again(claim: Claim, message: Message, **columns: Any) -> Outcome:
 def by_hand(message: Message, **columns: Any) -> Outcome:
     """What lets a message that failed run again as `message`, when `update` is given it."""
     return Outcome(0, 0, message.id, PENDING, ended=False, again=message, **columns)
+
+
+def revoked(id: str, **columns: Any) -> Outcome:
+    """The end of a message that no owner has, when `update` is given it."""
+    written = {"result": b"revoked", "content_type": "application/json", "checksum": checksum(b"revoked")}
+    return Outcome(0, 0, id, REVOKED, **{**written, "group_failure": b'"group"', "ended_at": clock.now(), **columns})
 
 
 def want(owner: Owner, limit: int = 10, queues: Sequence[str] = ("celery",)) -> Want:
