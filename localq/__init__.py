@@ -5,7 +5,7 @@ Re-exports only. The map of the house:
     exceptions states clock registry signals faults version      words
     serialization message options moments settings sources       data
     config rates queues routing context current canvas
-    annotations log
+    annotations log parameters retries models tracebacks
     storage/                                                     where work is kept
     recovery dead whereabouts result executor eager publisher    acts
     announcement errbacks broker

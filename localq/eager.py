@@ -75,11 +75,13 @@ class Eager:
         executor = Executor(self._conf, message.origin, is_eager=True)
         while True:
             outcome = executor.execute(task, Claim(0, 1, 0, message), fed)
-            if outcome.again is None:
+            if outcome.state != states.RETRY or outcome.again is None:
                 break
             message, fed = outcome.again, ()
+        if outcome.again is not None:  # rejected: here it would come again for ever
+            outcome = outcome._replace(state=states.REJECTED, again=None)
         is_ignored = message.ignore_result and outcome.state == states.SUCCESS  # here it is at hand all the same
-        if task.store_eager_result and not is_ignored and outcome.state not in (None, states.IGNORED):
+        if task.store_eager_result and not is_ignored and outcome.state not in (None, states.IGNORED, states.REJECTED):
             self._store(message, outcome)
         return self._result(message, outcome)
 
@@ -99,7 +101,7 @@ class Eager:
 
     def _result(self, message: Message, outcome: Outcome) -> EagerResult[Any]:
         record = Record(
-            message.id, message.name, outcome.state or states.PENDING, states.ENDED, outcome.result,
+            message.id, message.name, outcome.state or states.IGNORED, states.ENDED, outcome.result,
             outcome.content_type, outcome.checksum, outcome.traceback, None, None, outcome.ended_at,
             message.retries, message.queue, None, None, message.ignore_result, None,
         )  # fmt: skip

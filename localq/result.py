@@ -22,6 +22,7 @@ from localq.message import Record
 from localq.recovery import sweep
 from localq.serialization import value_of
 from localq.storage.base import Bell, Storage
+from localq.tracebacks import with_remote
 from localq.whereabouts import lacking, whereabouts
 
 logger = logging.getLogger("localq.result")
@@ -233,7 +234,7 @@ class AsyncResult(View, Generic[R]):
             return None
         value = value_of(found, self.backend.conf)
         if propagate and found.state in states.PROPAGATE_STATES and isinstance(value, BaseException):
-            raise value
+            raise with_remote(value, found.traceback) if self.backend.conf.task_remote_tracebacks else value
         return value
 
     maybe_reraise = maybe_throw

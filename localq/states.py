@@ -8,7 +8,8 @@ What a user sees (`AsyncResult.state`), Celery's words:
        |       RETRY-+      REVOKED --+
        +------------------------------+
     REVOKED comes after any state that is not final. The retry by hand is the one way out of a final state.
-    Custom states (`update_state`) may stand wherever STARTED stands.
+    Custom states (`update_state`) may stand wherever STARTED stands. What a task rejects with requeue=True is PENDING
+    again; what it ignores stays as it is for good.
 
 Where its message is in the store (the column `place`):
 
@@ -17,7 +18,7 @@ Where its message is in the store (the column `place`):
                  |               ^                          |   settle     |
                  |  visible_at   |  promoted by any claim   |              v
                  +-----------> waiting <--------------------+            ended ---> ready
-                 |                          retry, back-off,               ^    by hand, after
+                 |                          retry, back-off, rejected,     ^    by hand, after
                  |                          a clock set back               |    FAILURE or REVOKED
                  +-----------> held until others end ----------------------+
                                (chain steps, chord bodies)   its predecessor failed
