@@ -5,7 +5,8 @@ Re-exports only. The map of the house:
     exceptions states clock registry signals faults version      words
     serialization message options moments settings sources       data
     config rates queues routing context current canvas
-    annotations log revocation
+    annotations log revocation parameters retries models
+    tracebacks
     storage/                                                     where work is kept
     recovery dead whereabouts meta resultstore backend waiting   acts
     graph control groups result executor eager publisher

@@ -182,12 +182,13 @@ _WORKFLOW = frozenset(("chain", "chord"))
 def _facts(claim: Claim, is_eager: bool, is_high_first: bool) -> dict[str, Any]:
     message = claim.message
     headers = headers_of(claim)
+    times = claim.redeliveries + headers.pop("requeued", 0)
     priority = 255 - message.priority if is_high_first else message.priority
     delivery: dict[str, Any] = {
         "exchange": "",
         "routing_key": message.queue,
         "priority": priority,
-        "redelivered": claim.redeliveries > 0,
+        "redelivered": times > 0,
         **headers.pop("delivery", {}),
     }
     if is_eager:
@@ -206,7 +207,7 @@ def _facts(claim: Claim, is_eager: bool, is_high_first: bool) -> dict[str, Any]:
         "expires": iso(message.expires_at),
         "ignore_result": bool(message.ignore_result),
         "token": claim.token,
-        "redelivered": claim.redeliveries,
+        "redelivered": times,
     }
     facts.update(headers)
     if "timelimit" in headers:

@@ -72,11 +72,13 @@ class Eager:
         executor = Executor(self._conf, message.origin, is_eager=True)
         while True:
             outcome = executor.execute(task, Claim(0, 1, 0, message), fed)
-            if outcome.again is None:
+            if outcome.state != states.RETRY or outcome.again is None:
                 break
             message, fed = outcome.again, ()
+        if outcome.again is not None:  # rejected: here it would come again for ever
+            outcome = outcome._replace(state=states.REJECTED, again=None)
         is_ignored = message.ignore_result and outcome.state == states.SUCCESS  # here it is at hand all the same
-        if task.store_eager_result and not is_ignored and outcome.state != states.IGNORED:
+        if task.store_eager_result and not is_ignored and outcome.state not in (states.IGNORED, states.REJECTED):
             keep(self._backend.storage, message, outcome)
         return self._result(message, outcome)
 

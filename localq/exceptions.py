@@ -8,7 +8,7 @@ Knows nothing of stores, tasks or apps: it only names what can go wrong.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 
 class LocalqError(Exception):
@@ -32,6 +32,30 @@ class AlwaysEagerIgnored(LocalqWarning):
 
 class DuplicateTaskNameWarning(LocalqWarning):
     """A second task was given a name that is taken; the first one stays."""
+
+
+class DuplicateNodenameWarning(LocalqWarning):
+    """Celery's name for two workers of one name; here the second does not start. For `except` and filters only."""
+
+
+class FixupWarning(LocalqWarning):
+    """A part of another framework cannot be used as it is set up."""
+
+
+class NotConfigured(LocalqWarning):
+    """Celery's name for a program without settings, which is in order here. For `except` and filters only."""
+
+
+class SecurityWarning(LocalqWarning):
+    """Something is allowed that may be dangerous."""
+
+
+class CPendingDeprecationWarning(PendingDeprecationWarning):
+    """Something will be deprecated; Celery's name."""
+
+
+class CDeprecationWarning(DeprecationWarning):
+    """Something will go away; Celery's name."""
 
 
 class ImproperlyConfigured(LocalqError):
@@ -72,22 +96,27 @@ class Reject(TaskPredicate):
 class Retry(TaskPredicate):
     """The attempt ends and the task runs again.
 
+    `Task.retry` makes them; one that a program makes itself carries no next attempt, and the task fails with it.
+
     Args:
         message: words for the log.
-        exc: the exception behind it, kept as the RETRY state's result.
+        exc: the exception behind it, kept as the RETRY state's result; or words.
         when: seconds from now, or the datetime of the next attempt.
+        sig: the next attempt.
     """
 
     def __init__(
         self,
         message: str | None = None,
-        exc: BaseException | None = None,
+        exc: BaseException | str | None = None,
         when: Any = None,
         is_eager: bool = False,
         sig: Any = None,
     ) -> None:
         self.message = message
-        self.exc = exc
+        self.exc = None if isinstance(exc, str) else exc
+        #: The reason in words.
+        self.excs = exc if isinstance(exc, str) else _words(exc)
         self.when = when
         self.is_eager = is_eager
         self.sig = sig
@@ -102,9 +131,23 @@ class Retry(TaskPredicate):
     def __str__(self) -> str:
         if self.message:
             return self.message
-        if self.exc is not None:
-            return f"Retry {self.humanize()}: {self.exc!r}"
+        if self.excs:
+            return f"Retry {self.humanize()}: {self.excs}"
         return f"Retry {self.humanize()}"
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.message, self.exc or self.excs, self.when)
+
+
+#: Celery's old name.
+RetryTaskError = Retry
+
+
+def _words(exc: BaseException | None) -> str | None:
+    try:
+        return None if exc is None else repr(exc)
+    except Exception:
+        return f"<{type(exc).__name__} without words>"
 
 
 # -- What a task or a result ends in -------------------------------------------------------------
@@ -194,6 +237,40 @@ class TimeLimitExceeded(LocalqError):
         return f"TimeLimitExceeded{self.args}"
 
 
+class Terminated(LocalqError):
+    """The process that ran the task was ended because somebody asked for it."""
+
+
+# -- What Celery's result backends raise; here the store's own errors say what went wrong -----------
+
+
+class BackendError(LocalqError):
+    """Root of what Celery's result backends raise."""
+
+
+class BackendGetMetaError(BackendError):
+    """A task's state could not be read."""
+
+    def __init__(self, *args: object, **kwargs: Any) -> None:
+        self.task_id: str = kwargs.pop("task_id", "")
+        super().__init__(*args)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()} task_id:{self.task_id}"
+
+
+class BackendStoreError(BackendError):
+    """A task's state could not be written."""
+
+    def __init__(self, *args: object, **kwargs: Any) -> None:
+        self.state: str = kwargs.pop("state", "")
+        self.task_id: str = kwargs.pop("task_id", "")
+        super().__init__(*args)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()} state:{self.state} task_id:{self.task_id}"
+
+
 # -- What cannot be written or read as data ------------------------------------------------------
 
 
@@ -273,3 +350,31 @@ class WorkerShutdown(SystemExit):
 
 class WorkerTerminate(SystemExit):
     """Raised to stop the worker at once."""
+
+
+#: Celery's old name.
+SystemTerminate = WorkerTerminate
+
+
+# -- Celery's own tools ----------------------------------------------------------------------------
+
+
+def reraise(tp: Any, value: BaseException, tb: Any = None) -> NoReturn:
+    """Raise an exception once more, with this traceback."""
+    raise value if value.__traceback__ is tb else value.with_traceback(tb)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "CeleryCommandException":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Made when it is asked for: who only sends tasks need not wait for click.
+    from click import ClickException
+
+    def init(self: Any, message: str, exit_code: int) -> None:
+        ClickException.__init__(self, message)
+        self.exit_code = exit_code
+
+    made = type(name, (ClickException,), {
+        "__init__": init, "__module__": __name__, "__doc__": "A command ends, with these words and this exit code.",
+    })  # fmt: skip
+    return globals().setdefault(name, made)

@@ -26,6 +26,7 @@ from localq.exceptions import (
     TaskRevokedError,
 )
 from localq.message import LEADS_BY_GROUP, Claim, Message, Outcome
+from localq.retries import classes
 from localq.serialization import (
     checksum,
     decode,
@@ -45,7 +46,7 @@ class Runnable(Protocol):
     """What the executor needs of a task."""
 
     name: str
-    throws: tuple[type[BaseException], ...]
+    throws: Any
     acks_late: bool | None
     resultrepr_maxsize: int
     store_errors_even_if_ignored: bool | None
@@ -62,9 +63,20 @@ class Einfo(NamedTuple):
     exception: BaseException
     traceback: str
 
+    #: Celery's name for a mistake of the worker's own, which this is not.
+    internal: bool = False
+
     @property
     def type(self) -> type[BaseException]:
         return type(self.exception)
+
+    @property
+    def tb(self) -> Any:
+        return self.exception.__traceback__
+
+    @property
+    def exc_info(self) -> tuple[Any, BaseException, Any]:
+        return self.type, self.exception, self.tb
 
     def __str__(self) -> str:
         return self.traceback
@@ -123,7 +135,7 @@ class Executor:
         id = claim.message.id
         if signals.task_prerun.receivers:
             signals.task_prerun.send(task, task_id=id, task=task, args=args, kwargs=kwargs)
-        started = time.perf_counter()
+        started, state = time.perf_counter(), states.SUCCESS
         try:
             if not task.is_plain:
                 task.before_start(id, args, kwargs)
@@ -131,29 +143,28 @@ class Executor:
             value = task.run(*args, **kwargs) if is_direct else _through(around, task, request, args, kwargs)
             outcome = self._success(claim, request, value)
         except BaseException as exc:
-            # A task's SystemExit, CancelledError and the like end the task, not the process; but Ctrl-C is the user's.
-            if self.is_eager and isinstance(exc, KeyboardInterrupt):
-                raise
-            value, outcome = exc, self._ended_by(task, claim, exc, request)
+            value, outcome = self._ended_by(task, claim, exc, request)
+            state = _named(value, outcome)
         else:
             if not task.is_plain:
                 self._tell(task.on_success, value, id, args, kwargs)
-                self._tell(task.after_return, states.SUCCESS, value, id, args, kwargs, None)
             took = time.perf_counter() - started
             if signals.task_success.receivers:
                 signals.task_success.send(task, result=value, runtime=took)
             if logger.isEnabledFor(logging.INFO):
                 shown = safe_repr(value, task.resultrepr_maxsize)
                 logger.info("Task %s[%s] succeeded in %ss: %s", shown_name(claim.message), id, took, shown)
+            if not task.is_plain:
+                self._tell(task.after_return, states.SUCCESS, value, id, args, kwargs, None)
         if signals.task_postrun.receivers:
-            signals.task_postrun.send(
-                task, task_id=id, task=task, args=args, kwargs=kwargs, retval=value, state=outcome.state
-            )
+            signals.task_postrun.send(task, task_id=id, task=task, args=args, kwargs=kwargs, retval=value, state=state)
         return outcome
 
     # -- How an attempt can end ----------------------------------------------------------------
 
     def _success(self, claim: Claim, request: ClaimContext, value: Any) -> Outcome:
+        if "_retry" in _facts_of(request, "__dict__"):
+            raise request._retry
         m = claim.message
         if m.ignore_result and not self.is_eager and not m.leads and m.group_id is None:
             return Outcome(
@@ -166,21 +177,34 @@ class Executor:
             children, self.hostname, clock.now(), None, (), m.group_id, m.leads, m.reply_to,
         )  # fmt: skip
 
-    def _ended_by(self, task: Any, claim: Claim, exc: BaseException, request: ClaimContext) -> Outcome:
+    def _ended_by(
+        self, task: Any, claim: Claim, exc: BaseException, request: ClaimContext
+    ) -> tuple[BaseException, Outcome]:
+        """Return what ended an attempt, and how it ended."""
+        # A task's SystemExit, CancelledError and the like end the task, not the process; but Ctrl-C is the user's.
+        if self.is_eager and isinstance(exc, KeyboardInterrupt):
+            raise exc
+        asked = _facts_of(request, "__dict__").get("_retry")
+        if asked is not None and not (isinstance(exc, Retry) and exc.sig is not None):
+            # It has asked for its next attempt, `retry(throw=False)`, and went wrong afterwards.
+            asked.exc, asked.__cause__ = asked.exc or exc, exc
+            exc = asked
         if isinstance(exc, Retry) and exc.sig is not None:
-            return self._retry(task, claim, exc, request)
+            return exc, self._retry(task, claim, exc, request)
         if isinstance(exc, Ignore):
             logger.info("Task %s[%s] ignored", shown_name(claim.message), claim.message.id)
-            return _ends(claim)._replace(ended_at=clock.now())
-        if isinstance(exc, Reject) and exc.requeue and task.acks_late:
-            return _ends(claim)._replace(ended=False)
-        return self._failure(task, claim, exc, request)
+            return exc, _ends(claim)._replace(ended_at=clock.now())
+        if isinstance(exc, Reject):
+            logger.warning("Task %s[%s] %r", shown_name(claim.message), claim.message.id, exc)
+            if exc.requeue and task.acks_late:
+                return exc, _requeued(claim)
+        return exc, self._failure(task, claim, exc, request)
 
     def _retry(self, task: Any, claim: Claim, exc: Retry, request: ClaimContext) -> Outcome:
         again: Message = exc.sig
         cause = exc.exc if exc.exc is not None else exc
-        einfo = Einfo(cause, traceback_text(exc))
-        self._tell(task.on_retry, cause, claim.message.id, request.args, request.kwargs, einfo)
+        einfo = Einfo(exc, traceback_text(exc))
+        self._tell(task.on_retry, exc.exc, claim.message.id, request.args, request.kwargs, einfo)
         if signals.task_retry.receivers:
             signals.task_retry.send(task, request=request, reason=exc, einfo=einfo)
         logger.info("Task %s[%s] retry: %s", shown_name(claim.message), claim.message.id, exc)
@@ -194,15 +218,19 @@ class Executor:
         m = claim.message
         einfo = Einfo(exc, traceback_text(exc))
         args, kwargs = request.args, request.kwargs
-        self._log_failure(task, m, exc, einfo)
         sends = self._tell_errbacks(task, m, request, einfo)
-        if task is not None:
+        # As in Celery, a task's handlers hear nothing of a message that it refused.
+        tells = task is not None and not isinstance(exc, Reject)
+        if tells:
             self._tell(task.on_failure, exc, m.id, args, kwargs, einfo)
-            self._tell(task.after_return, states.FAILURE, exc, m.id, args, kwargs, einfo)
         if signals.task_failure.receivers:
             signals.task_failure.send(
                 task, task_id=m.id, exception=exc, args=args, kwargs=kwargs, traceback=exc.__traceback__, einfo=einfo
             )
+        if not isinstance(exc, Reject):
+            self._log_failure(task, m, exc, einfo)
+        if tells:
+            self._tell(task.after_return, states.FAILURE, exc, m.id, args, kwargs, einfo)
         if m.ignore_result and not m.leads and not getattr(task, "store_errors_even_if_ignored", False):
             return _ends(claim)._replace(state=states.IGNORED, ended_at=clock.now(), sends=sends)
         data, content_type = encode(exception_data(exc), "json")
@@ -220,8 +248,7 @@ class Executor:
 
     def _log_failure(self, task: Any, m: Message, exc: BaseException, einfo: Einfo) -> None:
         name = shown_name(m)
-        throws = () if task is None else task.throws
-        if isinstance(exc, throws if isinstance(throws, type) else tuple(throws)):
+        if task is not None and isinstance(exc, classes(task.throws)):
             logger.info("Task %s[%s] raised expected: %r", name, m.id, exc)
         else:
             logger.error("Task %s[%s] raised unexpected: %s\n%s", name, m.id, safe_repr(exc), einfo.traceback)
@@ -317,6 +344,32 @@ def call_of(body: Any) -> tuple[Any, dict[str, Any]]:
 def _ends(claim: Claim) -> Outcome:
     m = claim.message
     return Outcome(claim.seq, claim.token, m.id, group_id=m.group_id, leads=m.leads, reply_to=m.reply_to)
+
+
+#: The longest pause before a message that is rejected time and again, in seconds; and the first.
+LONGEST_PAUSE_S, FIRST_PAUSE_S = 1.0, 0.01
+
+
+def _requeued(claim: Claim) -> Outcome:
+    """The outcome of a message that goes back to its queue, and knows it when it comes again.
+
+    At once the first time. Then after a pause that grows to a second: it stands before all that came later, and a task
+    that always refuses must neither keep those waiting nor a processor busy.
+    """
+    headers = headers_of(claim)
+    times = headers.get("requeued", 0)
+    headers["requeued"] = times + 1
+    again = claim.message._replace(headers=encode(headers, "json", "headers")[0].decode())
+    if times:
+        again = again._replace(visible_at=clock.now() + min(FIRST_PAUSE_S * 2 ** min(times, 10), LONGEST_PAUSE_S))
+    return _ends(claim)._replace(state=states.PENDING, ended=False, again=again)
+
+
+def _named(exc: BaseException, outcome: Outcome) -> str:
+    """Name the end of an attempt that did not return, as Celery's `task_postrun` does."""
+    if isinstance(exc, Reject):
+        return states.REJECTED
+    return states.IGNORED if isinstance(exc, Ignore) else outcome.state or states.FAILURE
 
 
 def _group_failure(m: Message, exc: BaseException) -> bytes | None:

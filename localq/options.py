@@ -87,6 +87,10 @@ def _not_negative(value: float) -> str:
     return "" if value >= 0 else "expected 0 or more"
 
 
+def _finite(value: float) -> str:
+    return "" if 0 <= value < float("inf") else "expected 0 or more seconds, and not for ever"
+
+
 def _priority(value: int) -> str:
     return "" if 0 <= value <= 255 else "it is out of range"
 
@@ -100,8 +104,10 @@ def _rate(value: str | float) -> str:
 
 
 def _classes(value: Any) -> str:
-    classes = value if isinstance(value, tuple | list) else (value,)
-    wrong = [each for each in classes if not (isinstance(each, type) and issubclass(each, BaseException))]
+    each = (value,) if isinstance(value, type) else value
+    if not isinstance(each, tuple | list | set | frozenset):
+        return "expected exception classes: (ValueError, OSError)"
+    wrong = [one for one in each if not (isinstance(one, type) and issubclass(one, BaseException))]
     return f"{wrong[0]!r} is no exception class" if wrong else ""
 
 
@@ -140,6 +146,24 @@ def _policy(value: Mapping[str, Any]) -> str:
     return ""
 
 
+def _retry_kwargs(value: Mapping[str, Any]) -> str:
+    for key in value:
+        if key == "exc":
+            return "exc is what the task has raised"
+        known = {*RETRY_ARGUMENTS, *CALL_OPTIONS, *PROPERTIES} - FIXED_IN_RETRY
+        if key not in known:
+            return f"Task.retry() takes no {key!r}{nearest(key, known)}"
+    most = value.get("max_retries")
+    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 0):
+        return f"max_retries is {most!r}: expected a whole number, 0 or more; for ever: max_retries=None on the task"
+    return ""
+
+
+#: Options of a call that a retry cannot change: they would make it another one.
+FIXED_IN_RETRY = frozenset({"task_id", "group_id", "group_index", "chord", "chain", "link", "retries"})
+#: What `Task.retry` takes besides a call's options.
+RETRY_ARGUMENTS = ("args", "kwargs", "throw", "eta", "countdown", "max_retries")
+
 # -- The declarations ------------------------------------------------------------------------------
 
 _NUMBER, _FLAG, _TEXT, _WHOLE, _MANY = (int, float), (bool,), (str,), (int,), (tuple, list)
@@ -156,8 +180,15 @@ OPTIONS: dict[str, Option] = {
         # When it runs again, and what its end means.
         Option("max_retries", "retries after the first attempt; None for ever", _WHOLE, _not_negative, 3, **_TASK),
         Option("default_retry_delay", "seconds before a retry", _NUMBER, _not_negative, 180, **_TASK),
-        Option("throws", "exceptions that are no surprise: a class, or a tuple of them", (*_MANY, type), _classes, (),
+        Option("throws", "exceptions that are no surprise: a class, or a tuple of them", (), _classes, (), **_TASK),
+        Option("autoretry_for", "exceptions after which it is retried by itself", (), _classes, (), **_TASK),
+        Option("dont_autoretry_for", "... but not after these", (), _classes, (), **_TASK),
+        Option("override_max_retries", "the limit of those, whatever else says one", _WHOLE, _not_negative, **_TASK),
+        Option("retry_kwargs", "what Task.retry() is given then", (Mapping,), _retry_kwargs, **_TASK),
+        Option("retry_backoff", "True, or seconds: doubles with every retry", (bool, *_NUMBER), _finite, False,
                **_TASK),
+        Option("retry_backoff_max", "seconds to which it grows", _NUMBER, _finite, 600, **_TASK),
+        Option("retry_jitter", "wait anything between 0 and that, by chance", (bool, int), None, True, **_TASK),
         Option("acks_late", "it may run again if its worker dies", _FLAG, setting="task_acks_late", **_TASK),
         Option(
             "reject_on_worker_lost", "... also if only its process dies", _FLAG,
@@ -189,6 +220,11 @@ OPTIONS: dict[str, Option] = {
         Option("shadow", "name to show in logs", _TEXT, header="shadow", **_CALL),
         Option("argsrepr", "text to show instead of the positional arguments", _TEXT, header="argsrepr", **_CALL),
         Option("kwargsrepr", "text to show instead of the keyword arguments", _TEXT, header="kwargsrepr", **_CALL),
+        # What its arguments are.
+        Option("pydantic", "make models of arguments, by their annotations", _FLAG, None, False, **_TASK),
+        Option("pydantic_strict", "pydantic's strict mode", _FLAG, **_TASK),
+        Option("pydantic_context", "what validators get as their context", (Mapping,), **_TASK),
+        Option("pydantic_dump_kwargs", "arguments of model_dump()", (Mapping,), **_TASK),
         # Where and when.
         Option("queue", "wins over routes", (), _queue, error=TypeError),
         Option("exchange", "see localq.routing", (), _exchange, error=TypeError),
@@ -239,16 +275,6 @@ OPTIONS: dict[str, Option] = {
         Option("logfile", "for request.logfile", _TEXT, header="logfile", **_CALL),
         Option("loglevel", "for request.loglevel", (int, str), header="loglevel", **_CALL),
         # What other releases of Celery's have, and this one of localq's does not yet.
-        Option("autoretry_for", "exceptions that are retried by themselves", default=(), effect=NOT_YET, **_TASK),
-        Option("dont_autoretry_for", "... and those that are not", default=(), effect=NOT_YET, **_TASK),
-        Option("retry_kwargs", "how they are retried", effect=NOT_YET, **_TASK),
-        Option("retry_backoff", "growing delays", default=False, effect=NOT_YET, **_TASK),
-        Option("retry_backoff_max", "the longest of them", default=600, effect=NOT_YET, **_TASK),
-        Option("retry_jitter", "delays by chance", default=True, effect=NOT_YET, **_TASK),
-        Option("pydantic", "validate arguments by their annotations", default=False, effect=NOT_YET, **_TASK),
-        Option("pydantic_strict", "see pydantic", effect=NOT_YET, **_TASK),
-        Option("pydantic_context", "see pydantic", effect=NOT_YET, **_TASK),
-        Option("pydantic_dump_kwargs", "see pydantic", effect=NOT_YET, **_TASK),
         Option("Strategy", "class that receives messages", effect=NOT_YET, **_TASK),
         Option("Request", "class of its requests in the worker, or where it is", default=REQUEST, **_TASK),
         Option("backend", "Celery's own result backend of a task", **_TASK,

@@ -149,9 +149,12 @@ class Publisher:
         options = {key: value for key, value in sig.options.items() if key != "task_id"}
         if task is None:
             return self.message(sig.task, sig.args, sig.kwargs, NO_DEFAULTS, options, step, above)
+        args, kwargs = sig.args, sig.kwargs
+        if task._dumped is not None:
+            args, kwargs = task._dumped(args, kwargs, fed=1 if step.feed else 0)
         if not step.feed:
-            task.check_arguments(sig.args, sig.kwargs)
-        return self.message(sig.task, sig.args, sig.kwargs, task.defaults, options, step, above)
+            task.check_arguments(args, kwargs)
+        return self.message(sig.task, args, kwargs, task.defaults, options, step, above)
 
     def again(
         self, now: Message, args: Any, kwargs: Any, defaults: Defaults, options: Mapping[str, Any], when: float
@@ -163,7 +166,7 @@ class Publisher:
         fresh = self.message(now.name, args, kwargs, defaults, {**where, **options})
         headers = _read(now.headers)
         # What it was fed is among its arguments by now.
-        stays = {"feed", "feeds"} | ({"delivery"} if moves else set())
+        stays = {"feed", "feeds", "requeued"} | ({"delivery"} if moves else set())
         before = {key: value for key, value in headers.items() if key not in stays}
         inherited = {"root_id", "parent_id", *(() if moves else ("delivery",))} - options.keys()
         after = {key: value for key, value in _read(fresh.headers).items() if key not in inherited}

@@ -31,6 +31,7 @@ from localq.recovery import sweep
 from localq.serialization import value_of
 from localq.storage.base import Bell
 from localq.storage.news import News
+from localq.tracebacks import with_remote
 from localq.waiting import Listener, Look, Wait, keep_promises, promised, timed_out, unknown
 
 __all__ = [
@@ -279,7 +280,8 @@ class AsyncResult(RevocableTask, View, Generic[R]):
         found = self._look()
         value = None if found is None else value_of(found, self.backend.conf)
         if propagate and found is not None and found.state in states.PROPAGATE_STATES:
-            self.throw(value)
+            is_remote = self.backend.conf.task_remote_tracebacks and isinstance(value, BaseException)
+            self.throw(with_remote(value, found.traceback) if is_remote else value)
         if callback is not None:
             callback(self.id, value)
         return value

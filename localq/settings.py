@@ -185,7 +185,7 @@ _OURS: tuple[Setting, ...] = (
     Setting("task_unknown_policy", TEXT, "park", "what becomes of a task that no worker knows",
             one_of("park", "fail")),
     _later("task_allow_error_cb_on_chord_header", BOOL, False, "a chord's error callback goes to its header too"),
-    _later("task_remote_tracebacks", BOOL, False, "an exception brings its remote traceback"),
+    Setting("task_remote_tracebacks", BOOL, False, "what get() raises brings the worker's traceback; needs tblib"),
     # -- Results ---------------------------------------------------------------------------------
     Setting("result_serializer", TEXT, "json", "serializer of results", fault_of_serializer),
     _later("result_compression", TEXT, None, "compression of results"),
@@ -198,6 +198,8 @@ _OURS: tuple[Setting, ...] = (
     _later("result_chord_expires", SPAN, None, "how long a chord's count is kept", at_least(0)),
     Setting("result_unknown_raises", BOOL, False, "get() of an id that was never sent raises"),
     # -- The worker ------------------------------------------------------------------------------
+    Setting("worker_deduplicate_successful_tasks", BOOL, False,
+            "accepted: a task that has succeeded is not in a queue any more, so it never comes again"),
     Setting("worker_concurrency", INT, None, "child processes; None: the CPUs this process may use", at_least(1)),
     Setting("worker_pool", TEXT, "prefork", "prefork or solo", is_pool),
     _later("worker_prefetch_multiplier", INT, 4, "most tasks a child reserves at once", at_least(0)),
@@ -273,7 +275,7 @@ _FOREIGN_DEFAULTS: dict[str, Any] = {
     "task_default_delivery_mode": 2, "task_default_queue_type": "classic", "task_protocol": 2,
     "worker_autoscaler": "celery.worker.autoscale:Autoscaler",
     "worker_cancel_long_running_tasks_on_connection_loss": False, "worker_consumer": "celery.worker.consumer:Consumer",
-    "worker_deduplicate_successful_tasks": False, "worker_pool_putlocks": True, "worker_pool_start_method": "fork",
+    "worker_pool_putlocks": True, "worker_pool_start_method": "fork",
     "worker_enable_prefetch_count_reduction": True, "worker_timer_precision": 1.0,
     "worker_detect_quorum_queues": True, "beat_enable_remote_control": False,
     "beat_schedule_filename": "celerybeat-schedule", "beat_sync_every": 0,

@@ -9,7 +9,8 @@ What a user sees (`AsyncResult.state`), Celery's words:
        +------------------------------+
     REVOKED comes after any state that is not final. The retry by hand is the one way out of a final state.
     Custom states (`update_state`) may stand wherever STARTED stands. One that has a final state's name is no end
-    either: the end is what the task returns or raises; after `raise Ignore()`, what was said last stays.
+    either: the end is what the task returns or raises; after `raise Ignore()`, what was said last stays. What a task
+    rejects with requeue=True is PENDING again.
 
 Where its message is in the store (the column `place`):
 
@@ -18,7 +19,7 @@ Where its message is in the store (the column `place`):
                  |               ^                          |   settle     |
                  |  visible_at   |  promoted by any claim   |              v
                  +-----------> waiting <--------------------+            ended ---> ready
-                 |                          retry, back-off,               ^    by hand, after
+                 |                          retry, back-off, rejected,     ^    by hand, after
                  |                          a clock set back               |    FAILURE or REVOKED
                  +-----------> held until others end ----------------------+
                                (chain steps, chord bodies)   its predecessor failed

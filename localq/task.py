@@ -7,24 +7,35 @@ only holds what a task says about itself.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from keyword import iskeyword
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, Protocol, TypeVar
 
 from localq import clock, moments
 from localq.annotations import annotated, attributes_for
 from localq.canvas import Signature, chunks, xmap, xstarmap
 from localq.context import Context, Running, current_app, entered, request_of, running
-from localq.exceptions import LocalqWarning, MaxRetriesExceededError, OperationalError, Retry
+from localq.exceptions import LocalqWarning, MaxRetriesExceededError, OperationalError, Reject, Retry
 from localq.message import Message
-from localq.options import NOT_YET, REQUEST, TASK_OPTIONS, check_task, refuse_of_task, warn_of_near_misses
+from localq.options import (
+    FIXED_IN_RETRY,
+    NOT_YET,
+    REQUEST,
+    TASK_OPTIONS,
+    check_call,
+    check_task,
+    refuse_of_task,
+    warn_of_near_misses,
+)
+from localq.parameters import arguments, signature_check
 from localq.publisher import Defaults, Publisher
 from localq.recovery import mode_of
 from localq.result import AsyncResult, EagerResult
 from localq.resultstore import keep
+from localq.retries import retrying
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,7 +79,18 @@ class Task(Generic[P, R]):
     typing: bool | None
     max_retries: int | None
     default_retry_delay: float
-    throws: tuple[type[BaseException], ...]
+    throws: Any
+    autoretry_for: Any
+    dont_autoretry_for: Any
+    retry_kwargs: Mapping[str, Any] | None
+    retry_backoff: float
+    retry_backoff_max: float
+    retry_jitter: bool
+    override_max_retries: int | None
+    pydantic: bool
+    pydantic_strict: bool | None
+    pydantic_context: Mapping[str, Any] | None
+    pydantic_dump_kwargs: Mapping[str, Any] | None
     acks_late: bool | None
     reject_on_worker_lost: bool | None
     retry_on_worker_lost: bool | None
@@ -113,6 +135,10 @@ class Task(Generic[P, R]):
     is_watched: bool = False
     defaults: Defaults = Defaults()
     _check: Callable[..., None] | None = None
+    #: Writes models among a call's arguments as data, for tasks that have some.
+    _dumped: Callable[..., Any] | None = None
+    #: A function with the parameters of `run`, whether or not calls are checked.
+    _signature: Callable[..., None] | None = None
     #: Options that this task leaves to the settings, by name; the values are names of settings.
     _asks: ClassVar[dict[str, str]] = {}
     #: Whether the task names its calls for people.
@@ -143,11 +169,12 @@ class Task(Generic[P, R]):
             TypeError, ValueError, ImproperlyConfigured: an option has a value that makes no sense.
         """
         self.__dict__["app"] = app
-        check = signature_check(self.run)  # what an annotation wraps it with may take anything
+        # What an annotation wraps it with may take anything.
+        self._signature = signature_check(self.__dict__.get("_plain_run", self.run))
         self.annotate()
         said = {name: getattr(self, name, None) for name in TASK_OPTIONS}
         if self.typing is not False:
-            self._check = check
+            self._check = self._signature
         self.settle_options()
         check_task(self.name, said)
         self.on_bound(app)
@@ -168,6 +195,7 @@ class Task(Generic[P, R]):
         """Become what the setting `task_annotations` says, in place of what it said before."""
         for name in self._asks:
             self.__dict__.pop(name, None)  # what the settings said, not the task
+        self._unwrap_run()
         kind = getattr(type(self), "_unannotated", type(self))
         said = attributes_for(self.app.conf.task_annotations, self)
         # A class of its own, so that what is said of this task holds for no other, and functions become its methods.
@@ -202,6 +230,37 @@ class Task(Generic[P, R]):
         own["calls_run"] = kind.__call__ is Task.__call__
         own["lost_mode"] = mode_of(self)
         own["_has_shadow_name"] = kind.shadow_name is not Task.shadow_name or "shadow_name" in own
+        self._wrap_run()
+
+    def _wrap_run(self) -> None:
+        """Have `run` do what options want done around it."""
+        own = self.__dict__
+        if "_wrapped_run" in own and own.get("run") is not own["_wrapped_run"]:
+            return  # another was put in its place
+        self._unwrap_run()
+        run = plain = self.run
+        if self.pydantic:
+            # Only now: it imports pydantic, and inspect.
+            from localq.models import Models
+
+            models = Models(self, plain)
+            own["_dumped"], run = models.dumped, models.validating()
+        if self.autoretry_for:
+            own["_orig_run"], run = run, retrying(self, run)
+        if run is not plain:
+            own.update(_plain_run=plain, _wrapped_run=run, run=run)
+
+    def _unwrap_run(self) -> None:
+        """Have the plain `run` again, which an annotation may be about to wrap."""
+        own = self.__dict__
+        plain, wrapped = own.pop("_plain_run", None), own.pop("_wrapped_run", None)
+        for name in ("_orig_run", "_dumped"):
+            own.pop(name, None)
+        if wrapped is None or own.get("run") is not wrapped:
+            return
+        del own["run"]
+        if getattr(plain, "__func__", plain) is not type(self).run:
+            own["run"] = plain  # not the class's
 
     def __setattr__(self, name: str, value: Any) -> None:
         option = TASK_OPTIONS.get(name)
@@ -265,6 +324,8 @@ class Task(Generic[P, R]):
             kwargs = {}
         elif not isinstance(kwargs, dict | Mapping):
             raise TypeError(f"task kwargs must be a mapping, got {kwargs!r}")
+        if self._dumped is not None:
+            args, kwargs = self._dumped(args, kwargs)
         if self._check is not None:
             self._check(*args, **kwargs)
         if shadow is None and self._has_shadow_name:
@@ -302,7 +363,10 @@ class Task(Generic[P, R]):
             "logfile": logfile, "loglevel": loglevel, "headers": headers,
         }  # fmt: skip
         options.update({name: value for name, value in given.items() if value is not None})
-        return self.app.apply_call(self, tuple(args or ()), dict(kwargs or {}), options)
+        args, kwargs = tuple(args or ()), dict(kwargs or {})
+        if self._dumped is not None:
+            args, kwargs = self._dumped(args, kwargs)
+        return self.app.apply_call(self, args, kwargs, options)
 
     def check_arguments(self, args: Any, kwargs: Any) -> None:
         """Raise Python's own TypeError if the task cannot be called like this."""
@@ -431,49 +495,65 @@ class Task(Generic[P, R]):
     ) -> Retry:
         """End this attempt and run the task again, under the same id: `raise self.retry(exc=exc)`.
 
-        The state change and the next attempt are one transaction.
+        The state change and the next attempt are one transaction, made when the attempt ends.
 
         Args:
-            args, kwargs: other arguments for the next attempt.
+            args, kwargs: other arguments for the next attempt; of those of this one, what still fits is kept.
             exc: why; raised when there are no attempts left.
+            throw: if False, return instead, to do something else first. The attempt ends in RETRY all the same,
+                whatever the task returns or raises then.
             countdown, eta: when; `default_retry_delay` seconds from now otherwise.
-            max_retries: overrides the task's.
+            max_retries: overrides the task's, for this attempt.
+            options: as in `apply_async`; the next attempt keeps what is not given.
 
         Raises:
             Retry: to end the attempt.
             MaxRetriesExceededError: there are none left and no `exc` was given.
+            Reject: the next attempt cannot be written; the task fails.
+            TypeError, ValueError: an option does not exist or has no such value, or would make it another call.
         """
         request = self.request
         if request.called_directly:
-            raise exc if exc is not None else Retry("Task can be retried", None)
+            _raise(exc if isinstance(exc, BaseException) else Retry("Task can be retried", None))
+        fixed = FIXED_IN_RETRY.intersection(options)
+        if fixed:
+            raise TypeError(f"retry() takes no {', '.join(sorted(fixed))}: the next attempt is the same call, with its "
+                            "id, its callbacks and its place in a workflow; send another with apply_async")  # fmt: skip
+        check_call(options)
+        again = arguments(self._signature, (request.args, request.kwargs), args, kwargs)
+        if max_retries is not None:
+            request.update(_max_retries=max_retries)
         limit = self.max_retries if max_retries is None else max_retries
         if limit is not None and request.retries >= limit:
-            self._give_up(request, exc)
-        when = self._next_attempt(countdown, eta)
-        again = self.app.retried(
-            self, request.args if args is None else args, request.kwargs if kwargs is None else kwargs, options, when
-        )
-        signal = Retry(exc=exc, when=round(when - clock.now(), 3), is_eager=request.is_eager, sig=again)
+            self._give_up(request, exc, again)
+        if not eta and countdown is None:
+            countdown = self.default_retry_delay
+        at = self._next_attempt(countdown, eta)
+        try:
+            if args is not None or kwargs is not None:
+                again = self._dumped(*again) if self._dumped is not None else again
+                self.check_arguments(*again)
+            message = self.app.retried(self, *again, options, at)
+        except Exception as error:
+            raise Reject(error, requeue=False) from error
+        signal = Retry(exc=exc, when=eta or countdown, is_eager=request.is_eager, sig=message)
         if throw:
             raise signal
+        request.update(_retry=signal)
         return signal
 
     def _next_attempt(self, countdown: float | None, eta: Any) -> float:
         now = clock.now()
-        if eta is not None:
-            return self.app.publisher.moment(eta, now)
-        if countdown is None:
-            return moments.later("default_retry_delay", self.default_retry_delay, now)
-        return moments.later("countdown", countdown, now)
+        return self.app.publisher.moment(eta, now) if eta else moments.later("countdown", countdown, now)
 
-    def _give_up(self, request: Context, exc: BaseException | None) -> None:
-        if exc is not None:
-            raise exc
+    def _give_up(self, request: Context, exc: Any, again: tuple[Any, Any]) -> NoReturn:
+        if isinstance(exc, BaseException):
+            _raise(exc)
+        # As the request has them: the call may hide something.
+        what = f"{self.name}[{request.id}] args:{request.argsrepr} kwargs:{request.kwargsrepr}"
         raise MaxRetriesExceededError(
-            f"Can't retry {request.shadow or self.name}[{request.id}] args:{request.argsrepr} "
-            f"kwargs:{request.kwargsrepr}",
-            task_args=request.args, task_kwargs=request.kwargs,
-        )  # fmt: skip
+            f"Can't retry {what}" + (f": {exc}" if exc else ""), task_args=again[0], task_kwargs=again[1]
+        )
 
     # -- Handlers, for subclasses ------------------------------------------------------------------
 
@@ -486,8 +566,8 @@ class Task(Generic[P, R]):
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Called when the task has failed."""
 
-    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called when the task is to be run again."""
+    def on_retry(self, exc: BaseException | None, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called when the task is to be run again; `exc` is what `retry(exc=...)` was given."""
 
     def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Called when the task has ended, well or badly."""
@@ -497,6 +577,14 @@ class Task(Generic[P, R]):
 
     def __reduce__(self) -> Any:
         return _task_named, (self.name, type(self).__module__)
+
+
+def _raise(exc: BaseException) -> NoReturn:
+    """Raise an exception, as caused by the one that is being handled."""
+    current = sys.exception()
+    if current is None or current is exc:
+        raise exc
+    raise exc from current
 
 
 #: Methods from which something is derived.
@@ -509,47 +597,3 @@ for _option in TASK_OPTIONS.values():
 def _task_named(name: str, module: str) -> Any:
     import_module(module)
     return current_app().tasks[name]
-
-
-def signature_check(run: Callable[..., Any]) -> Callable[..., None] | None:
-    """Make a function that takes what `run` takes and does nothing; None if nobody can tell.
-
-    Calling it raises Python's own TypeError for arguments that do not fit, at the price of one call
-    (`inspect.Signature.bind`: thirty, and the import of inspect).
-    """
-    function, skip = getattr(run, "__func__", run), int(hasattr(run, "__func__"))
-    while hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return None
-    scope: dict[str, Any] = {}
-    name = _plain_name(run)
-    # Only parameter names of a function that exists get into this text.
-    exec(f"def {name}({_parameters(function, code, skip)}): pass", scope)  # noqa: S102
-    return scope[name]  # type: ignore[no-any-return]
-
-
-def _parameters(function: Any, code: Any, skip: int) -> str:
-    """Write a function's parameters, every default as None, leaving out the first `skip`."""
-    names = code.co_varnames
-    plain, keyword_only = code.co_argcount, code.co_kwonlyargcount
-    optional = plain - len(function.__defaults__ or ())
-    parts = [f"{each}=None" if at >= optional else each for at, each in enumerate(names[:plain])]
-    if code.co_posonlyargcount:
-        parts.insert(code.co_posonlyargcount, "/")
-    parts = parts[skip:] if parts[skip : skip + 1] != ["/"] else parts[skip + 1 :]
-    has_star, has_stars = bool(code.co_flags & 4), bool(code.co_flags & 8)
-    after = plain + keyword_only
-    if has_star or keyword_only:
-        parts.append(f"*{names[after]}" if has_star else "*")
-    defaults = function.__kwdefaults__ or {}
-    parts += [f"{each}=None" if each in defaults else each for each in names[plain : plain + keyword_only]]
-    if has_stars:
-        parts.append(f"**{names[after + has_star]}")
-    return ", ".join(parts)
-
-
-def _plain_name(run: Callable[..., Any]) -> str:
-    name = getattr(run, "__name__", "task")
-    return name if name.isidentifier() and not iskeyword(name) else "task"

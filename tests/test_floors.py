@@ -25,7 +25,7 @@ FLOORS = (
     (
         "data",
         """serialization message options moments schedules settings sources config rates queues routing context current
-        canvas annotations log revocation""",
+        canvas annotations log revocation parameters retries models tracebacks""",
     ),
     ("store", "storage"),
     (
@@ -42,9 +42,12 @@ LATE = {
     ("registry", "importlib.metadata"): "entry points are read only for a name that nothing else has; 20 ms",
     ("registry", "import_module"): "a storage or codec is imported when its scheme or name is first used",
     ("sources", "import_module"): "a configuration module, as the program or a variable names it",
+    ("exceptions", "click"): "10 ms, and only commands raise the exception that is one of click's",
     ("moments", "zoneinfo"): "3 ms, and few projects name a time zone",
     ("sources", "tomllib"): "6 ms, and few projects keep settings in a TOML file",
     ("loader", "import_module"): "the modules in which tasks are, as settings and autodiscover_tasks name them",
+    ("task", "localq.models"): "pydantic is optional, and with inspect 100 ms",
+    ("tracebacks", "tblib"): "optional, for a setting that few set",
     ("task", "import_module"): "an unpickled task is looked up in the module that made it",
     ("cli.main", "import_module"): "start-up: --help does not import the commands",
     ("cli.finder", "import_module"): "start-up: the user's module, as -A names it",

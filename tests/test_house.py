@@ -24,7 +24,7 @@ HOUSE = Path(localq.__file__).parent
 FLOORS = (
     "exceptions states clock registry signals faults version",
     """serialization message options moments settings sources config rates queues routing context canvas log current
-    annotations revocation""",
+    annotations revocation parameters retries models tracebacks""",
     "storage",
     """recovery dead whereabouts remainder meta resultstore waiting graph groups result announcement errbacks executor
     publisher backend eager broker""",

@@ -57,6 +57,12 @@ early = app.task(name="early")(run)
 late = app.task(name="late", acks_late=True)(run)
 reject = app.task(name="reject", acks_late=True, reject_on_worker_lost=True)(run)
 
+@app.task(name="again", bind=True)
+def again(self, *what):
+    run(*what)
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+
 if __name__ == "__main__":
     if sys.argv[1] == "many":
         group(early.s(name).set(task_id=name) for name in sys.argv[2:])()
@@ -118,6 +124,8 @@ TABLE = [
     *cells(step("recall"), "long"),
     *cells(step("sweep"), "lost", WORKERS, "reject"),
 ]
+#: The same for a task that retries once.
+RETRIES = cells([*step("end"), *step("settle"), "start.noted"], "batch", [CHILD], "again")
 
 
 def test_the_table_has_every_point():
@@ -127,6 +135,16 @@ def test_the_table_has_every_point():
 
 @pytest.mark.parametrize("cell", TABLE, ids=str)
 def test_what_is_true_after(cell: Cell, field: Field) -> None:
+    assert_what_is_true_after(cell, field)
+
+
+@pytest.mark.row("R6", "X7")
+@pytest.mark.parametrize("cell", RETRIES, ids=str)
+def test_a_retry_is_written_with_its_next_attempt_or_not_at_all(cell: Cell, field: Field) -> None:
+    assert_what_is_true_after(cell, field)
+
+
+def assert_what_is_true_after(cell: Cell, field: Field) -> None:
     field.bring_to_the_point(cell)
     field.kill(cell.victim)
     field.go_on(cell)
@@ -152,6 +170,8 @@ def expected(cell: Cell) -> dict[str, End]:
         runs = 0 if cell.point == "start.noted" else 1
         runs_again = cell.mode == "reject" or (cell.mode == "late" and cell.victim in ALL_OF_IT)
         found["marked"] = End("SUCCESS", runs + 1, 1) if runs_again else End("FAILURE", runs, 1)
+    elif cell.mode == "again":
+        found["marked"] = End("SUCCESS", 2, 0)
     return found
 
 

@@ -267,13 +267,15 @@ def test_hiding_sensitive_arguments(block, named, app, worker, caplog):
 
 
 @runs("def send_twitter_status(self, oauth, tweet):")
+@pytest.mark.row("F150", "F156", "F157")
 def test_retrying(block, named, worker, monkeypatch):
-    retrying, automatic = parts(block, "@app.task(\n")
-    assert "autoretry_for" in automatic  # comes with the issue of retries (F150 to F159)
     monkeypatch.setattr(stand_ins.Twitter, "failures", 1)
-    named["Twitter"] = stand_ins.Twitter
-    ran(retrying, named)
+    named.update(Twitter=stand_ins.Twitter, twitter=stand_ins.Timeline())
+    ran(block, named)
     with worker():
+        refreshed = named["refresh_timeline"].delay("me")
+        wait_until(lambda: refreshed.state == "RETRY")
+        assert isinstance(refreshed.result, ConnectionError)
         sent = named["send_twitter_status"].delay("oauth", "a tweet")
         wait_until(lambda: sent.state == "RETRY")
         assert isinstance(sent.result, stand_ins.Twitter.FailWhaleError)

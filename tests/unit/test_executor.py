@@ -119,7 +119,7 @@ def test_ignore_ends_without_a_state(app):
 
 
 @pytest.mark.parametrize(("late", "requeue", "expected"), [
-    (True, True, (None, False)), (False, True, ("FAILURE", True)), (True, False, ("FAILURE", True)),
+    (True, True, ("PENDING", False)), (False, True, ("FAILURE", True)), (True, False, ("FAILURE", True)),
 ])  # fmt: skip
 def test_reject_puts_back_only_what_is_acknowledged_late(app, late, requeue, expected):
     @app.task(acks_late=late)
@@ -363,6 +363,51 @@ def test_a_call_that_is_overridden_is_the_one_that_runs(app):
     assert value(run(app, one)) == ["wrapped", 1]
 
 
+@pytest.mark.row("F143", "X6")
+def test_einfo_is_what_celerys_is(app):
+    seen = []
+
+    class Base(Task):
+        def on_failure(self, exc, task_id, args, kwargs, einfo):
+            seen.append(einfo)
+
+    @app.task(base=Base)
+    def fail():
+        raise ValueError("why")
+
+    run(app, fail)
+    (einfo,) = seen
+    assert (einfo.type, einfo.exc_info[:2], einfo.internal) == (ValueError, (ValueError, einfo.exception), False)
+    assert einfo.tb is einfo.exc_info[2] is einfo.exception.__traceback__
+    assert str(einfo) == einfo.traceback == seen[0].traceback
+    assert einfo.traceback.endswith("ValueError: why\n")
+
+
+@pytest.mark.row("F188", "F189", "F331")
+@pytest.mark.parametrize(("how", "fields", "state"), [
+    ("return", {}, "SUCCESS"), ("return", {"ignore_result": 1}, "SUCCESS"), ("fail", {}, "FAILURE"),
+    ("ignore", {}, "IGNORED"), ("reject", {}, "REJECTED"), ("requeue", {}, "REJECTED"), ("retry", {}, "RETRY"),
+], ids=str)  # fmt: skip
+def test_the_last_signal_tells_how_the_attempt_ended_in_celerys_words(app, how, fields, state):
+    heard = []
+
+    @app.task(bind=True, acks_late=True)
+    def work(self):
+        if how == "retry":
+            self.retry(countdown=1)
+        if how != "return":
+            raise {"fail": ValueError(), "ignore": Ignore(), "reject": Reject(), "requeue": Reject("", True)}[how]
+
+    def hear(sender, state, retval, **_):
+        heard.append((state, type(retval).__name__))
+
+    signals.task_postrun.connect(hear, sender=work)
+    run(app, work, **fields)
+    signals.task_postrun.disconnect(hear, sender=work)
+    names = {"return": "NoneType", "fail": "ValueError", "ignore": "Ignore", "retry": "Retry"}
+    assert heard == [(state, names.get(how, "Reject"))]
+
+
 @pytest.mark.row("F331")
 def test_signals_tell_the_beginning_and_the_end(app):
     heard = []
@@ -501,7 +546,7 @@ def test_the_log_has_celerys_words(app, caplog):
     assert re.fullmatch(r"Task proj\.work\[the-id\] succeeded in [0-9.e-]+s: 8", lines[0])
     assert lines[1].startswith("Task proj.work[the-id] raised unexpected: ValueError('v')\nTraceback")
     assert lines[2] == "Task proj.work[the-id] raised expected: KeyError('k')"
-    assert lines[3] == "Task proj.work[the-id] retry: Retry in 5.0s"
+    assert lines[3] == "Task proj.work[the-id] retry: Retry in 5s"
     assert lines[4] == "Discarding revoked task: proj.work[the-id]"
     assert [record.levelname for record in caplog.records] == ["INFO", "ERROR", "INFO", "INFO", "INFO"]
 
