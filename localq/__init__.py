@@ -5,10 +5,10 @@ Re-exports only. The map of the house:
     exceptions states clock registry signals faults version      words
     serialization message options moments settings sources       data
     config rates queues routing context current canvas
-    annotations log
+    annotations log coroutines
     storage/                                                     where work is kept
-    recovery dead whereabouts result executor eager publisher    acts
-    announcement errbacks broker
+    recovery dead whereabouts awaitable awaiting result          acts
+    executor eager publisher announcement errbacks broker
     task tasks loader report parts registrar app                 what users hold
     worker/                                                      what runs tasks
     cli/ testing/ contrib/                                       faces

@@ -38,6 +38,8 @@ class Backend:
     oid: str
     #: Whose it is.
     app: Any = None
+    #: What sends and waits for coroutines (`localq.awaiting`), once any has asked.
+    aside: Any = None
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class Backend:
         self.oid = os.urandom(16).hex()
         self._opening = threading.Lock()
         self.bells = threading.local()
+        self.__dict__.pop("aside", None)  # its threads are the parent's
 
     def __getattr__(self, name: str) -> Any:
         if name != "storage":
@@ -135,6 +138,9 @@ class Backend:
 
     def close(self) -> None:
         """Let go of the store; the next use opens it again."""
+        aside = self.__dict__.pop("aside", None)
+        if aside is not None:
+            aside.stop()
         storage = self.__dict__.pop("storage", None)
         if storage is not None:
             self.bells = threading.local()

@@ -5,12 +5,17 @@
 Every way of running a task calls this one: prefork child, solo, eager mode, `Task.apply`. It does no
 I/O of its own and never opens a store; whoever calls it brings what the task is fed and writes what
 comes out.
+
+What runs a task is itself a coroutine, so that plain tasks and `async def` ones have one way through it. That of a
+plain task never waits: its first step is its last.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Coroutine
+from types import CoroutineType
 from typing import Any, NamedTuple, Protocol
 
 from localq import clock, errbacks, signals, states
@@ -51,6 +56,7 @@ class Runnable(Protocol):
     store_errors_even_if_ignored: bool | None
     is_plain: bool
     calls_run: bool
+    is_async: bool
 
     @property
     def run(self) -> Any: ...
@@ -89,10 +95,24 @@ class Executor:
             self._serializer = "json-strict"
 
     def execute(self, task: Runnable, claim: Claim, fed: tuple[Any, ...] = ()) -> Outcome:
-        """Run a task and say how its attempt ended; raises nothing but what stops the process.
+        """Run a task, a coroutine task as well, and say how its attempt ended.
 
         Args:
             fed: values that stand before the message's own arguments (a chain's previous result).
+        """
+        found = self.attempt(task, claim, fed)
+        if isinstance(found, Outcome):
+            return found
+        from localq.awaiting import run_here  # it imports asyncio, and most processes run no coroutine
+
+        return run_here(found)
+
+    def attempt(
+        self, task: Runnable, claim: Claim, fed: tuple[Any, ...] = ()
+    ) -> Outcome | Coroutine[Any, Any, Outcome]:
+        """Run a plain task and say how its attempt ended; raises nothing but what stops the process.
+
+        Of a coroutine task that may start, return what runs it: whoever called awaits that, in a context of its own.
         """
         message = claim.message
         if message.expires_at is not None and clock.now() >= message.expires_at:
@@ -108,9 +128,21 @@ class Executor:
         request = ClaimContext(
             claim, args, kwargs, self.hostname, self.is_eager, self._repr_levels, self._is_high_first
         )
+        if task.is_async:
+            return self._awaited(task, claim, request, args, kwargs)
         mark = running.set(Running(task, request, running.get()))
         try:
-            return self._run(task, claim, request, args, kwargs)
+            self._run(task, claim, request, args, kwargs).send(None)
+        except StopIteration as ended:
+            outcome: Outcome = ended.value
+        finally:
+            running.reset(mark)
+        return outcome
+
+    async def _awaited(self, task: Any, claim: Claim, request: ClaimContext, args: Any, kwargs: Any) -> Outcome:
+        mark = running.set(Running(task, request, running.get()))
+        try:
+            return await self._run(task, claim, request, args, kwargs)
         finally:
             running.reset(mark)
 
@@ -118,7 +150,7 @@ class Executor:
         """The request of a message whose arguments are not known."""
         return ClaimContext(claim, (), {}, self.hostname, self.is_eager, self._repr_levels)
 
-    def _run(self, task: Any, claim: Claim, request: ClaimContext, args: Any, kwargs: Any) -> Outcome:
+    async def _run(self, task: Any, claim: Claim, request: ClaimContext, args: Any, kwargs: Any) -> Outcome:
         id = claim.message.id
         if signals.task_prerun.receivers:
             signals.task_prerun.send(task, task_id=id, task=task, args=args, kwargs=kwargs)
@@ -127,11 +159,11 @@ class Executor:
             if not task.is_plain:
                 task.before_start(id, args, kwargs)
             value = task.run(*args, **kwargs) if task.calls_run else _through_call(task, request, args, kwargs)
+            if task.is_async or type(value) is CoroutineType:
+                value = await _answer(task, value)
             outcome = self._success(claim, request, value)
         except BaseException as exc:
-            # A task's SystemExit, CancelledError and the like end the task, not the process; but Ctrl-C is the user's.
-            if self.is_eager and isinstance(exc, KeyboardInterrupt):
-                raise
+            # A task's SystemExit, CancelledError and the like end the task, not the process.
             value, outcome = exc, self._ended_by(task, claim, exc, request)
         else:
             if not task.is_plain:
@@ -165,6 +197,9 @@ class Executor:
         )  # fmt: skip
 
     def _ended_by(self, task: Any, claim: Claim, exc: BaseException, request: ClaimContext) -> Outcome:
+        if (self.is_eager and isinstance(exc, KeyboardInterrupt)) or getattr(exc, "is_withdrawn", False):
+            # Ctrl-C is the user's; and an attempt that was taken away from its task ends as the taker says.
+            raise exc
         if isinstance(exc, Retry) and exc.sig is not None:
             return self._retry(task, claim, exc, request)
         if isinstance(exc, Ignore):
@@ -229,11 +264,7 @@ class Executor:
         if signals.task_revoked.receivers:
             request = self._request(claim)
             signals.task_revoked.send(task, request=request, terminated=False, signum=None, expired=True)
-        data, content_type = encode(exception_data(TaskRevokedError("expired")), "json")
-        return _ends(claim)._replace(
-            state=states.REVOKED, result=data, content_type=content_type, checksum=checksum(data),
-            ended_at=clock.now(), group_failure=_group_failure(m, TaskRevokedError("expired")),
-        )  # fmt: skip
+        return _revoked(claim, "expired")
 
     # -- For whoever claims --------------------------------------------------------------------
 
@@ -254,9 +285,18 @@ class Executor:
             signals.task_unknown.send(None, message=m, exc=exc, name=m.name, id=m.id)
         return self._failure(None, claim, exc, self._request(claim))
 
-    def failed(self, task: Any, claim: Claim, exc: Exception) -> Outcome:
-        """The outcome of a message that could not even be given to its task."""
-        return self._failure(task, claim, exc, self._request(claim))
+    def terminated(self, task: Any, claim: Claim, request: Context | None) -> Outcome:
+        """The outcome of a coroutine task that was revoked while it ran; no request if it had not begun."""
+        m = claim.message
+        logger.info("Terminated task: %s[%s]", shown_name(m), m.id)
+        if signals.task_revoked.receivers:
+            request = request or self._request(claim)
+            signals.task_revoked.send(task, request=request, terminated=True, signum=None, expired=False)
+        return _revoked(claim, "terminated")
+
+    def failed(self, task: Any, claim: Claim, exc: Exception, request: Any = None) -> Outcome:
+        """The outcome of a message that could not even be given to its task, or of an attempt that was stopped."""
+        return self._failure(task, claim, exc, request or self._request(claim))
 
     def broken(self, task: Any, claim: Claim, exc: Exception) -> None:
         """Tell the receivers of `task_internal_error` that `execute` itself has raised."""
@@ -280,6 +320,27 @@ def _through_call(task: Any, request: ClaimContext, args: Any, kwargs: Any) -> A
     """Run a task by its own `__call__`, whose `super()` must not take this for a call of another's."""
     request.__dict__["_is_entering"] = True
     return task(*args, **kwargs)
+
+
+async def _answer(task: Any, value: Any) -> Any:
+    """Await what a task has returned."""
+    if task.is_async:
+        # A `__call__` of the user's may have had the answer at hand.
+        return await value if hasattr(value, "__await__") else value
+    value.close()
+    raise TypeError(
+        f"task {task.name!r} returned a coroutine, which nothing awaits, for it is no `async def` function itself: "
+        "make it one, or mark what wraps it by inspect.markcoroutinefunction"
+    )
+
+
+def _revoked(claim: Claim, why: str) -> Outcome:
+    exc = TaskRevokedError(why)
+    data, content_type = encode(exception_data(exc), "json")
+    return _ends(claim)._replace(
+        state=states.REVOKED, result=data, content_type=content_type, checksum=checksum(data), ended_at=clock.now(),
+        group_failure=_group_failure(claim.message, exc),
+    )  # fmt: skip
 
 
 def _children(request: Context, m: Message) -> str | None:

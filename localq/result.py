@@ -10,9 +10,10 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from localq import clock, dead, states
+from localq.awaitable import AwaitableGroup, AwaitableResult
 from localq.backend import Backend, View
 from localq.context import allow_join_result as allow_join_result  # noqa: PLC0414 - where Celery has it
 from localq.context import check_may_wait, current_app, running
@@ -36,7 +37,7 @@ PATIENCE_S = 2.0
 READ_AHEAD = 200
 
 
-class AsyncResult(View, Generic[R]):
+class AsyncResult(AwaitableResult[R], View):
     """The result of one task.
 
     Args:
@@ -197,8 +198,12 @@ class AsyncResult(View, Generic[R]):
 
     wait = get
 
+    def _is_refused(self) -> bool:
+        """Whether `get` will not wait for an id that nobody knows."""
+        return self.backend.conf.result_unknown_raises and not self.exists()
+
     def _wait(self, timeout: float | None, on_interval: Callable[[], Any] | None = None) -> None:
-        if self.backend.conf.result_unknown_raises and not self.exists():
+        if self._is_refused():
             raise UnknownTask(_unknown(self))
         # Where this thread has its bell already, the look after raising it is the first.
         has_bell = self._own in getattr(self.backend.bells, "kept", ())
@@ -342,7 +347,7 @@ class EagerResult(AsyncResult[R]):
         raise RetryRefused(f"task {self.id} ran where it was called, and no store has it; call it once more")
 
 
-class GroupResult(View):
+class GroupResult(AwaitableGroup, View):
     """The results of a group, in the order of its members."""
 
     _kept: ClassVar = {"id": "id", "results": "results", "parent": "parent"}
@@ -414,6 +419,11 @@ class GroupResult(View):
         if disable_sync_subtasks and running.get() is not None:
             check_may_wait()
         self._wait_all(timeout, propagate, on_interval)
+        return self._values(propagate, callback)
+
+    join = join_native = get
+
+    def _values(self, propagate: bool, callback: Callable[[str, Any], Any] | None) -> list[Any]:
         values = []
         for each in self.results:
             value = each.get(timeout=0, propagate=propagate, disable_sync_subtasks=False)
@@ -422,8 +432,6 @@ class GroupResult(View):
             else:
                 values.append(value)
         return values
-
-    join = join_native = get
 
     def _wait_all(self, timeout: float | None, propagate: bool, on_interval: Callable[[], Any] | None) -> None:
         left = [r for r in self.leaves() if not r.ignored and not isinstance(r, EagerResult)]

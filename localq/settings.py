@@ -179,6 +179,7 @@ _OURS: tuple[Setting, ...] = (
     Setting("result_unknown_raises", BOOL, False, "get() of an id that was never sent raises"),
     # -- The worker ------------------------------------------------------------------------------
     Setting("worker_concurrency", INT, None, "child processes; None: the CPUs this process may use", at_least(1)),
+    Setting("worker_async_concurrency", INT, 100, "coroutine tasks that a child runs at a time", between(1, 256)),
     Setting("worker_pool", TEXT, "prefork", "prefork or solo"),
     _later("worker_prefetch_multiplier", INT, 4, "most tasks a child reserves at once", at_least(0)),
     _later("worker_disable_prefetch", BOOL, False, "a child reserves one task"),
