@@ -59,6 +59,7 @@ def examples(session: nox.Session) -> None:
     install(session, "test")
     session.run("python", "examples/quickstart/run.py")
     session.run("python", "examples/duplicates/main.py")
+    session.run("python", "examples/fetching/run.py")
     session.run("pytest", "tests/examples", "tests/test_readme.py", *session.posargs)
 
 

@@ -6,11 +6,11 @@ Re-exports only. The map of the house:
     serialization message options moments settings sources       data
     config rates queues routing context current canvas
     annotations log revocation parameters retries models
-    tracebacks
+    tracebacks coroutines
     storage/                                                     where work is kept
     recovery dead whereabouts meta resultstore backend waiting   acts
-    graph control groups result executor eager publisher
-    announcement errbacks broker
+    graph control awaitable awaiting groups result executor
+    eager publisher announcement errbacks broker
     task tasks loader report parts registrar app                 what users hold
     worker/                                                      what runs tasks
     cli/ testing/ contrib/                                       faces

@@ -320,6 +320,16 @@ class LocalQ(Registrar, Parts):
         """Send a signature: one task, or a whole workflow in one transaction."""
         return self.apply(signature) if self.conf.task_always_eager else self._sent(signature)
 
+    async def aside(self, send: Callable[[], Any]) -> Any:
+        """Call what sends in a thread, for a coroutine: what `adelay` and `aapply_async` do.
+
+        Another process may be writing, or the disk be full and the policy say to try again: no event loop waits that
+        long. Signals of sending are told in that thread. Cancelled, the call may have been sent or not.
+        """
+        from localq.awaiting import sent  # it imports asyncio, and most processes run no coroutine
+
+        return await sent(self.backend, send)
+
     def _sent(self, signature: canvas.Signature) -> Any:
         plan = canvas.Plan(signature)
         messages = self.publisher.messages_of(plan.steps, self._task_named)

@@ -40,6 +40,8 @@ class Backend(ResultStore):
     oid: str
     #: Whose it is.
     app: Any = None
+    #: What sends and waits for coroutines (`localq.awaiting`), once any has asked.
+    aside: Any = None
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Backend(ResultStore):
         self.bells = threading.local()
         #: Calls what `then` was given; made when it is, see `localq.waiting`.
         self.watcher: Any = None
+        self.__dict__.pop("aside", None)  # its threads are the parent's
 
     def __getattr__(self, name: str) -> Any:
         if name != "storage":
@@ -136,6 +139,9 @@ class Backend(ResultStore):
 
     def close(self) -> None:
         """Let go of the store; the next use opens it again."""
+        aside = self.__dict__.pop("aside", None)
+        if aside is not None:
+            aside.stop()
         storage = self.__dict__.pop("storage", None)
         watcher, self.watcher = self.watcher, None
         if watcher is not None:

@@ -197,6 +197,16 @@ class Signature(dict[str, Any]):
         """Send it, with these arguments in front and these options."""
         return self.app.send(self.clone(args or (), kwargs, **options))
 
+    async def adelay(self, *args: Any, **kwargs: Any) -> Any:
+        """Send it without blocking the event loop, with these arguments in front."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """Send it without blocking the event loop, with these arguments in front and these options."""
+        return await self.app.aside(lambda: self.apply_async(args, kwargs, **options))
+
     def apply(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
         """Run it here and now, as a worker would."""
         return self.app.apply(self.clone(args or (), kwargs, **options))

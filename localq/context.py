@@ -274,7 +274,8 @@ def check_may_wait() -> None:
     if frame is not None and not frame.request.called_directly and not _joins_allowed.get():
         raise RuntimeError(
             f"Never call result.get() within a task: all workers may end up waiting for each other. {frame.task.name} "
-            "can chain what it needs, or use allow_join_result(), or get(disable_sync_subtasks=False)"
+            "can chain what it needs, use allow_join_result() or get(disable_sync_subtasks=False), or be `async def` "
+            "and await result.aget()"
         )
 
 

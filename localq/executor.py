@@ -5,12 +5,17 @@
 Every way of running a task calls this one: prefork child, solo, eager mode, `Task.apply`. It does no
 I/O of its own and never opens a store; whoever calls it brings what the task is fed and writes what
 comes out.
+
+What runs a task is itself a coroutine, so that plain tasks and `async def` ones have one way through it. That of a
+plain task never waits: its first step is its last.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Coroutine
+from types import CoroutineType
 from typing import Any, NamedTuple, Protocol
 
 from localq import clock, errbacks, signals, states
@@ -52,6 +57,7 @@ class Runnable(Protocol):
     store_errors_even_if_ignored: bool | None
     is_plain: bool
     calls_run: bool
+    is_async: bool
 
     @property
     def run(self) -> Any: ...
@@ -100,12 +106,29 @@ class Executor:
         if self._serializer == "json" and not conf.json_allow_nan:
             self._serializer = "json-strict"
 
-    def execute(self, task: Runnable, claim: Claim, fed: tuple[Any, ...] = (), around: Any = None) -> Outcome:
-        """Run a task and say how its attempt ended; raises nothing but what stops the process.
+    def execute(self, task: Runnable, claim: Claim, fed: tuple[Any, ...] = ()) -> Outcome:
+        """Run a task, a coroutine task as well, and say how its attempt ended.
 
         Args:
             fed: values that stand before the message's own arguments (a chain's previous result).
-            around: called with the task's function, args and kwargs, in its place.
+        """
+        found = self.attempt(task, claim, fed)
+        if isinstance(found, Outcome):
+            return found
+        from localq.awaiting import run_here  # it imports asyncio, and most processes run no coroutine
+
+        return run_here(found)
+
+    def attempt(
+        self, task: Runnable, claim: Claim, fed: tuple[Any, ...] = (), around: Any = None
+    ) -> Outcome | Coroutine[Any, Any, Outcome]:
+        """Run a plain task and say how its attempt ended; raises nothing but what stops the process.
+
+        Of a coroutine task that may start, return what runs it: whoever called awaits that, in a context of its own.
+
+        Args:
+            fed: see `execute`.
+            around: called with a plain task's function, args and kwargs, in its place.
         """
         message = claim.message
         if message.expires_at is not None and clock.now() >= message.expires_at:
@@ -121,9 +144,21 @@ class Executor:
         request = ClaimContext(
             claim, args, kwargs, self.hostname, self.is_eager, self._repr_levels, self._is_high_first
         )
+        if task.is_async:
+            return self._awaited(task, claim, request, args, kwargs)
         mark = running.set(Running(task, request, running.get()))
         try:
-            return self._run(task, claim, request, args, kwargs, around)
+            self._run(task, claim, request, args, kwargs, around).send(None)
+        except StopIteration as ended:
+            outcome: Outcome = ended.value
+        finally:
+            running.reset(mark)
+        return outcome
+
+    async def _awaited(self, task: Any, claim: Claim, request: ClaimContext, args: Any, kwargs: Any) -> Outcome:
+        mark = running.set(Running(task, request, running.get()))
+        try:
+            return await self._run(task, claim, request, args, kwargs, None)
         finally:
             running.reset(mark)
 
@@ -131,7 +166,9 @@ class Executor:
         """The request of a message whose arguments are not known."""
         return ClaimContext(claim, (), {}, self.hostname, self.is_eager, self._repr_levels)
 
-    def _run(self, task: Any, claim: Claim, request: ClaimContext, args: Any, kwargs: Any, around: Any) -> Outcome:
+    async def _run(
+        self, task: Any, claim: Claim, request: ClaimContext, args: Any, kwargs: Any, around: Any
+    ) -> Outcome:
         id = claim.message.id
         if signals.task_prerun.receivers:
             signals.task_prerun.send(task, task_id=id, task=task, args=args, kwargs=kwargs)
@@ -141,6 +178,8 @@ class Executor:
                 task.before_start(id, args, kwargs)
             is_direct = task.calls_run and around is None
             value = task.run(*args, **kwargs) if is_direct else _through(around, task, request, args, kwargs)
+            if task.is_async or type(value) is CoroutineType:
+                value = await _answer(task, value)
             outcome = self._success(claim, request, value)
         except BaseException as exc:
             value, outcome = self._ended_by(task, claim, exc, request)
@@ -148,17 +187,20 @@ class Executor:
         else:
             if not task.is_plain:
                 self._tell(task.on_success, value, id, args, kwargs)
-            took = time.perf_counter() - started
-            if signals.task_success.receivers:
-                signals.task_success.send(task, result=value, runtime=took)
-            if logger.isEnabledFor(logging.INFO):
-                shown = safe_repr(value, task.resultrepr_maxsize)
-                logger.info("Task %s[%s] succeeded in %ss: %s", shown_name(claim.message), id, took, shown)
+            if signals.task_success.receivers or logger.isEnabledFor(logging.INFO):
+                self._tell_success(task, claim.message, value, time.perf_counter() - started)
             if not task.is_plain:
                 self._tell(task.after_return, states.SUCCESS, value, id, args, kwargs, None)
         if signals.task_postrun.receivers:
             signals.task_postrun.send(task, task_id=id, task=task, args=args, kwargs=kwargs, retval=value, state=state)
         return outcome
+
+    def _tell_success(self, task: Any, m: Message, value: Any, took_s: float) -> None:
+        if signals.task_success.receivers:
+            signals.task_success.send(task, result=value, runtime=took_s)
+        if logger.isEnabledFor(logging.INFO):
+            shown = safe_repr(value, task.resultrepr_maxsize)
+            logger.info("Task %s[%s] succeeded in %ss: %s", shown_name(m), m.id, took_s, shown)
 
     # -- How an attempt can end ----------------------------------------------------------------
 
@@ -181,8 +223,9 @@ class Executor:
         self, task: Any, claim: Claim, exc: BaseException, request: ClaimContext
     ) -> tuple[BaseException, Outcome]:
         """Return what ended an attempt, and how it ended."""
-        # A task's SystemExit, CancelledError and the like end the task, not the process; but Ctrl-C is the user's.
-        if self.is_eager and isinstance(exc, KeyboardInterrupt):
+        # A task's SystemExit, CancelledError and the like end the task, not the process; but Ctrl-C is the user's, and
+        # an attempt that was taken away from its task ends as the taker says.
+        if (self.is_eager and isinstance(exc, KeyboardInterrupt)) or getattr(exc, "is_withdrawn", False):
             raise exc
         asked = _facts_of(request, "__dict__").get("_retry")
         if asked is not None and not (isinstance(exc, Retry) and exc.sig is not None):
@@ -260,12 +303,7 @@ class Executor:
         if signals.task_revoked.receivers:
             request, expired = self._request(claim), reason == "expired"
             signals.task_revoked.send(task, request=request, terminated=False, signum=None, expired=expired)
-        exc = TaskRevokedError(reason)
-        data, content_type = encode(exception_data(exc), "json")
-        return _ends(claim)._replace(
-            state=states.REVOKED, result=data, content_type=content_type, checksum=checksum(data),
-            ended_at=clock.now(), group_failure=_group_failure(m, exc),
-        )  # fmt: skip
+        return _revoked(claim, reason)
 
     # -- For whoever claims --------------------------------------------------------------------
 
@@ -286,9 +324,18 @@ class Executor:
             signals.task_unknown.send(None, message=m, exc=exc, name=m.name, id=m.id)
         return self._failure(None, claim, exc, self._request(claim))
 
-    def failed(self, task: Any, claim: Claim, exc: Exception) -> Outcome:
-        """The outcome of a message that could not even be given to its task."""
-        return self._failure(task, claim, exc, self._request(claim))
+    def terminated(self, task: Any, claim: Claim, request: Context | None) -> Outcome:
+        """The outcome of a coroutine task that was revoked while it ran; no request if it had not begun."""
+        m = claim.message
+        logger.info("Terminated task: %s[%s]", shown_name(m), m.id)
+        if signals.task_revoked.receivers:
+            request = request or self._request(claim)
+            signals.task_revoked.send(task, request=request, terminated=True, signum=None, expired=False)
+        return _revoked(claim, "terminated")
+
+    def failed(self, task: Any, claim: Claim, exc: Exception, request: Any = None) -> Outcome:
+        """The outcome of a message that could not even be given to its task, or of an attempt that was stopped."""
+        return self._failure(task, claim, exc, request or self._request(claim))
 
     def broken(self, task: Any, claim: Claim, exc: Exception) -> None:
         """Tell the receivers of `task_internal_error` that `execute` itself has raised."""
@@ -321,6 +368,27 @@ def _through_call(task: Any, request: ClaimContext, args: Any, kwargs: Any) -> A
     """Run a task by its own `__call__`, whose `super()` must not take this for a call of another's."""
     request.__dict__["_is_entering"] = True
     return task(*args, **kwargs)
+
+
+async def _answer(task: Any, value: Any) -> Any:
+    """Await what a task has returned."""
+    if task.is_async:
+        # A `__call__` of the user's may have had the answer at hand.
+        return await value if hasattr(value, "__await__") else value
+    value.close()
+    raise TypeError(
+        f"task {task.name!r} returned a coroutine, which nothing awaits, for it is no `async def` function itself: "
+        "make it one, or mark what wraps it by inspect.markcoroutinefunction"
+    )
+
+
+def _revoked(claim: Claim, why: str) -> Outcome:
+    exc = TaskRevokedError(why)
+    data, content_type = encode(exception_data(exc), "json")
+    return _ends(claim)._replace(
+        state=states.REVOKED, result=data, content_type=content_type, checksum=checksum(data), ended_at=clock.now(),
+        group_failure=_group_failure(claim.message, exc),
+    )  # fmt: skip
 
 
 def _children(request: Context, m: Message) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 from localq import clock, states
+from localq.awaitable import AwaitableGroup
 from localq.backend import Backend, View
 from localq.context import check_may_wait, current_app, running
 from localq.control import RevocableGroup
@@ -17,7 +18,7 @@ from localq.message import Record
 from localq.waiting import READ_AHEAD, Listener, Wait, has_ended, keep_promises, promised, refresh, timed_out
 
 
-class ResultSet(RevocableGroup, View):
+class ResultSet(AwaitableGroup, RevocableGroup, View):
     """Several results, in an order.
 
     Args:
@@ -140,6 +141,9 @@ class ResultSet(RevocableGroup, View):
         self._wait_all(timeout, propagate, on_interval, on_message)
         if self._has_promises:
             keep_promises(self)
+        return self._values(propagate, callback)
+
+    def _values(self, propagate: bool, callback: Callable[[str, Any], Any] | None) -> list[Any]:
         values = []
         for each in self.results:
             value = each.get(timeout=0, propagate=propagate, disable_sync_subtasks=False)

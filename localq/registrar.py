@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from localq.annotations import attributes_for
 from localq.config import Settings
@@ -24,6 +24,7 @@ from localq.loader import Packages
 from localq.options import check_names
 from localq.parts import named
 from localq.signals import Signal
+from localq.task import AsyncTask, BoundMaker, Maker
 from localq.task import Task as BaseTask
 from localq.tasks import BUILTINS, TaskRegistry, check_base, class_of, is_same, share
 
@@ -168,15 +169,16 @@ class Registrar:
             self.loader.look_for(packages, related_name)
 
     @overload
+    def task(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+
+    @overload
     def task(self, fun: Callable[P, R], /) -> BaseTask[P, R]: ...
 
     @overload
-    def task(
-        self, *, bind: Literal[True], **options: Any
-    ) -> Callable[[Callable[Concatenate[Any, P], R]], BaseTask[P, R]]: ...
+    def task(self, *, bind: Literal[True], **options: Any) -> BoundMaker: ...
 
     @overload
-    def task(self, *, bind: Literal[False] = ..., **options: Any) -> Callable[[Callable[P, R]], BaseTask[P, R]]: ...
+    def task(self, *, bind: Literal[False] = ..., **options: Any) -> Maker: ...
 
     def task(self, *args: Any, **options: Any) -> Any:
         """Make a task of a function: `@app.task`, or `@app.task(bind=True, max_retries=5)`.

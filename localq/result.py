@@ -14,9 +14,10 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from localq import dead, states
+from localq.awaitable import AwaitableResult
 from localq.backend import Backend, View
 from localq.context import allow_join_result as allow_join_result  # noqa: PLC0414 - where Celery has it
 from localq.context import check_may_wait, current_app, running
@@ -42,7 +43,7 @@ __all__ = [
 R = TypeVar("R")
 
 
-class AsyncResult(RevocableTask, View, Generic[R]):
+class AsyncResult(AwaitableResult[R], RevocableTask, View):
     """The result of one task.
 
     Args:
@@ -242,8 +243,12 @@ class AsyncResult(RevocableTask, View, Generic[R]):
 
     wait = get
 
+    def _is_refused(self) -> bool:
+        """Whether `get` will not wait for an id that nobody knows."""
+        return self.backend.conf.result_unknown_raises and not self.exists()
+
     def _wait(self, timeout: float | None, on_interval: Callable[[], Any] | None, look: Look) -> None:
-        if self.backend.conf.result_unknown_raises and not self.exists():
+        if self._is_refused():
             raise UnknownTask(unknown(self))
         # Where this thread has its bell already, the look after raising it is the first.
         has_bell = self._own in getattr(self.backend.bells, "kept", ())
@@ -280,8 +285,9 @@ class AsyncResult(RevocableTask, View, Generic[R]):
         found = self._look()
         value = None if found is None else value_of(found, self.backend.conf)
         if propagate and found is not None and found.state in states.PROPAGATE_STATES:
-            is_remote = self.backend.conf.task_remote_tracebacks and isinstance(value, BaseException)
-            self.throw(with_remote(value, found.traceback) if is_remote else value)
+            if isinstance(value, BaseException) and self.backend.conf.task_remote_tracebacks:
+                value = with_remote(value, found.traceback)
+            self.throw(value)
         if callback is not None:
             callback(self.id, value)
         return value

@@ -201,6 +201,7 @@ _OURS: tuple[Setting, ...] = (
     Setting("worker_deduplicate_successful_tasks", BOOL, False,
             "accepted: a task that has succeeded is not in a queue any more, so it never comes again"),
     Setting("worker_concurrency", INT, None, "child processes; None: the CPUs this process may use", at_least(1)),
+    Setting("worker_async_concurrency", INT, 100, "coroutine tasks that a child runs at a time", between(1, 256)),
     Setting("worker_pool", TEXT, "prefork", "prefork or solo", is_pool),
     _later("worker_prefetch_multiplier", INT, 4, "most tasks a child reserves at once", at_least(0)),
     _later("worker_disable_prefetch", BOOL, False, "a child reserves one task"),

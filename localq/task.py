@@ -9,12 +9,23 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from importlib import import_module
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, Protocol, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    overload,
+)
 
-from localq import clock, moments
+from localq import clock, coroutines, moments
 from localq.annotations import annotated, attributes_for
 from localq.canvas import Signature, chunks, xmap, xstarmap
 from localq.context import Context, Running, current_app, entered, request_of, running
@@ -57,6 +68,8 @@ class App(Protocol):
         self, task: Task[..., Any], args: Any, kwargs: Any, options: Mapping[str, Any]
     ) -> EagerResult[Any]: ...
 
+    async def aside(self, send: Callable[[], Any]) -> Any: ...
+
     def AsyncResult(self, id: str, **known: Any) -> AsyncResult[Any]: ...  # noqa: N802
 
     def retried(
@@ -65,7 +78,7 @@ class App(Protocol):
 
 
 class Task(Generic[P, R]):
-    """A function that can be called here, later, or elsewhere.
+    """A function that can be called here, later, or elsewhere; an `async def` one runs beside others in an event loop.
 
     The class attributes are Celery's options; set them in the decorator or in a class of your own.
 
@@ -125,6 +138,8 @@ class Task(Generic[P, R]):
     is_plain: bool = False
     #: ... and `__call__` is not overridden, so `run` may be called directly.
     calls_run: bool = True
+    #: `run` is an `async def` function, so what calls it awaits it.
+    is_async: bool = False
     #: What becomes of a started attempt if its process dies.
     lost_mode: int = 0
     #: (hard, soft) in seconds, if it has any of its own; the message's win, a worker's come last.
@@ -228,6 +243,8 @@ class Task(Generic[P, R]):
             for name in ("before_start", "on_success", "after_return")
         )
         own["calls_run"] = kind.__call__ is Task.__call__
+        own["is_async"] = coroutines.is_function(self.run) or coroutines.is_function(kind.__call__)
+        coroutines.check(self)
         own["lost_mode"] = mode_of(self)
         own["_has_shadow_name"] = kind.shadow_name is not Task.shadow_name or "shadow_name" in own
         self._wrap_run()
@@ -275,18 +292,28 @@ class Task(Generic[P, R]):
     # -- Calling -------------------------------------------------------------------------------
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run here and now, as a plain function; no message is sent."""
+        """Run here and now, as a plain function, or a coroutine to be awaited; no message is sent."""
         frame = running.get()
         if frame is not None and frame.task is self and frame.request.__dict__.pop("_is_entering", False):
             # A `__call__` of the user's, called by the executor, has come to its `super()`: this is the same run.
             value: R = self.run(*args, **kwargs)
             return value
+        if self.is_async:
+            return self._awaited(args, kwargs)  # type: ignore[return-value]  # a coroutine is what it returns
         with entered(self, Context(args=args, kwargs=kwargs)):
             return self.run(*args, **kwargs)
+
+    async def _awaited(self, args: Any, kwargs: Any) -> Any:
+        with entered(self, Context(args=args, kwargs=kwargs)):
+            return await self.run(*args, **kwargs)  # type: ignore[misc]  # it is async, or nobody would call this
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send a call; a worker runs it. Short for `apply_async(args, kwargs)`."""
         return self.apply_async(args, kwargs)
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Send a call without blocking the event loop. Short for `aapply_async(args, kwargs)`."""
+        return await self.aapply_async(args, kwargs)
 
     def apply_async(
         self,
@@ -333,6 +360,16 @@ class Task(Generic[P, R]):
         if task_id is not None or link is not None or link_error is not None or shadow is not None:
             options.update(task_id=task_id, link=link, link_error=link_error, shadow=shadow)
         return self.app.send_call(self, args, kwargs, options)
+
+    async def aapply_async(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[R]:
+        """Send a call with options without blocking the event loop, as long as the store may take; see `apply_async`.
+
+        Cancelled, it may have been sent or not.
+        """
+        result: AsyncResult[R] = await self.app.aside(lambda: self.apply_async(args, kwargs, **options))
+        return result
 
     def shadow_name(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> str | None:
         """Name a call for people, in logs; for subclasses. None: the task's own name."""
@@ -587,8 +624,38 @@ def _raise(exc: BaseException) -> NoReturn:
     raise exc from current
 
 
+if TYPE_CHECKING:
+
+    class AsyncTask(Task[P, R]):
+        """How the task of an `async def` function looks to a type checker: its results are what it returns at last."""
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...  # type: ignore[override]
+
+        async def run(self, *args: P.args, **kwargs: P.kwargs) -> R: ...  # type: ignore[override]
+
+    class Maker(Protocol):
+        """What `@app.task(...)` is: makes a task of a function."""
+
+        @overload
+        def __call__(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+
+        @overload
+        def __call__(self, fun: Callable[P, R], /) -> Task[P, R]: ...
+
+    class BoundMaker(Protocol):
+        """The same with `bind=True`: the function's first argument is the task."""
+
+        @overload
+        def __call__(self, fun: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+
+        @overload
+        def __call__(self, fun: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
+
+else:
+    AsyncTask, Maker, BoundMaker = Task, Callable, Callable
+
 #: Methods from which something is derived.
-_HANDLERS = frozenset({"before_start", "on_success", "after_return", "shadow_name"})
+_HANDLERS = frozenset({"before_start", "on_success", "on_failure", "on_retry", "after_return", "shadow_name", "run"})
 
 for _option in TASK_OPTIONS.values():
     setattr(Task, _option.name, _option.default)

@@ -5,15 +5,15 @@ Must not send or run anything, and knows apps only as objects that have tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import WRAPPER_ASSIGNMENTS
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from localq.canvas import signature
 from localq.context import apps, current_app, current_task
 from localq.exceptions import InvalidTaskError, NotRegistered
 from localq.options import check_names
-from localq.task import Task
+from localq.task import AsyncTask, BoundMaker, Maker, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -136,14 +136,23 @@ def backend_cleanup() -> int:
 
 def mapped(task: Mapping[str, Any], it: Iterable[Any]) -> list[Any]:
     """Call a task for each item."""
-    call = signature(task).type
-    return [call(item) for item in it]
+    return _each(signature(task).type, ((item,) for item in it))
 
 
 def starmapped(task: Mapping[str, Any], it: Iterable[Any]) -> list[Any]:
     """Call a task for each list of arguments."""
-    call = signature(task).type
-    return [call(*item) for item in it]
+    return _each(signature(task).type, it)
+
+
+def _each(task: AnyTask, items: Iterable[Iterable[Any]]) -> list[Any]:
+    if not task.is_async:
+        return [task(*item) for item in items]
+    from localq.awaiting import run_here  # it imports asyncio, and most processes run no coroutine
+
+    async def one_after_another() -> list[Any]:
+        return [await task(*item) for item in items]
+
+    return run_here(one_after_another())
 
 
 #: Tasks that every app has: (name, function).
@@ -157,15 +166,19 @@ BUILTINS: tuple[tuple[str, Callable[..., Any]], ...] = (
 
 
 @overload
+def shared_task(fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+
+
+@overload
 def shared_task(fun: Callable[P, R], /) -> Task[P, R]: ...
 
 
 @overload
-def shared_task(*, bind: Literal[True], **options: Any) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+def shared_task(*, bind: Literal[True], **options: Any) -> BoundMaker: ...
 
 
 @overload
-def shared_task(*, bind: Literal[False] = ..., **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def shared_task(*, bind: Literal[False] = ..., **options: Any) -> Maker: ...
 
 
 def shared_task(*args: Any, **options: Any) -> Any:

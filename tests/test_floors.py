@@ -25,13 +25,13 @@ FLOORS = (
     (
         "data",
         """serialization message options moments schedules settings sources config rates queues routing context current
-        canvas annotations log revocation parameters retries models tracebacks""",
+        canvas annotations log revocation parameters retries models tracebacks coroutines""",
     ),
     ("store", "storage"),
     (
         "acts",
         """backend recovery dead whereabouts remainder meta resultstore waiting graph groups result announcement
-        errbacks executor eager publisher control broker""",
+        errbacks awaitable awaiting executor eager publisher control broker""",
     ),
     ("users", "task tasks loader report parts registrar app"),
     ("worker", "worker"),
@@ -48,6 +48,11 @@ LATE = {
     ("loader", "import_module"): "the modules in which tasks are, as settings and autodiscover_tasks name them",
     ("task", "localq.models"): "pydantic is optional, and with inspect 100 ms",
     ("tracebacks", "tblib"): "optional, for a setting that few set",
+    ("executor", "localq.awaiting"): "it imports asyncio: 40 ms, for whoever runs coroutine tasks in eager mode",
+    ("app", "localq.awaiting"): "the same, for `adelay`",
+    ("tasks", "localq.awaiting"): "the same, for `map` of a coroutine task",
+    ("awaitable", "localq.awaiting"): "the same, for `aget`",
+    ("worker.child", "localq.worker.coroutines"): "the same, for a child that meets its first coroutine task",
     ("task", "import_module"): "an unpickled task is looked up in the module that made it",
     ("cli.main", "import_module"): "start-up: --help does not import the commands",
     ("cli.finder", "import_module"): "start-up: the user's module, as -A names it",

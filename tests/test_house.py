@@ -24,10 +24,10 @@ HOUSE = Path(localq.__file__).parent
 FLOORS = (
     "exceptions states clock registry signals faults version",
     """serialization message options moments settings sources config rates queues routing context canvas log current
-    annotations revocation parameters retries models tracebacks""",
+    annotations revocation parameters retries models tracebacks coroutines""",
     "storage",
-    """recovery dead whereabouts remainder meta resultstore waiting graph groups result announcement errbacks executor
-    publisher backend eager broker""",
+    """recovery dead whereabouts remainder meta resultstore waiting graph groups awaitable awaiting result announcement
+    errbacks executor publisher backend eager broker""",
     "task tasks loader report parts registrar app",
     "worker",
 )

@@ -36,6 +36,12 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     "  localq -A path/to/file.py worker -P solo"
 )
 @click.option("-c", "--concurrency", type=click.IntRange(min=1), help="Child processes; default: the CPUs it may use.")
+@click.option(
+    "--async-concurrency",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Coroutine tasks that a child runs at a time.  [default: 100]",
+)
 @click.option("-Q", "--queues", "--queue", callback=_names, metavar="A,B", help="Queues to take tasks from.")
 @click.option("-X", "--exclude-queues", callback=_names, metavar="A,B", help="Queues not to take tasks from.")
 @click.option("-P", "--pool", metavar="POOL", help="prefork (default) or solo.")
@@ -77,6 +83,8 @@ def command(ctx: click.Context, /, **options: Any) -> None:
         app.backend.use(given["store"])
     if given["no_color"]:
         app.conf.worker_log_color = False
+    if given["async_concurrency"]:
+        app.conf.worker_async_concurrency = given["async_concurrency"]
     configure_logging(app, given["loglevel"])
     app.set_default()
     app.loader.import_default_modules()

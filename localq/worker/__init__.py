@@ -4,11 +4,12 @@
     supervisor  forks, waits, answers signals      one process:
       +- steward    upkeep, sweep, due             main thread   claim -> execute -> settle
       +- child 1..N claim -> execute -> settle     a thread      the steward's services
+                    a thread: the event loop       a thread      the event loop of coroutine tasks
 
-    supervisor.py solo.py   the pools       child.py     the loop both of them run
-    steward.py timer.py     the services    banner.py    what it says at its start
-    watch.py enforcer.py    hard limits     terms.py soft.py      limits, as the child keeps them
-    notices.py herald.py request.py         what the steward tells the user's own code
+    supervisor.py solo.py   the pools       child.py        the loop both of them run
+    steward.py timer.py     the services    coroutines.py   `async def` tasks, in a thread beside it
+    watch.py enforcer.py    hard limits     terms.py soft.py   limits, as the child keeps them
+    banner.py               its first words notices.py herald.py request.py   what the steward tells the user's own code
 
 `Worker` only holds the options and picks the pool. Must not touch the store itself.
 """

@@ -1,8 +1,9 @@
-"""Claim, execute, settle: the loop that runs tasks, one at a time.
+"""Claim, execute, settle: the loop that runs tasks, plain ones one at a time, coroutines beside them.
 
 The same loop is a prefork child's whole life and a solo worker's main thread. A batch is claimed and settled
 in one transaction; it grows only while tasks are short, and its owner's notes say what is running, so that the
-steward can settle what has ended and take back what is reserved if one of them turns out to be long.
+steward can settle what has ended and take back what is reserved if one of them turns out to be long. Coroutine
+tasks are handed to a loop in another thread (coroutines.py), and claiming goes on as if this one were free.
 Must not decide what becomes of tasks when it dies: its notes tell others enough.
 """
 
@@ -11,8 +12,9 @@ from __future__ import annotations
 import logging
 import os
 import select
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from localq import clock, faults, signals, states
@@ -34,6 +36,10 @@ logger = logging.getLogger("localq.worker.child")
 BATCH_S, BATCH_LIMIT_S = 0.01, 0.02
 #: Most messages of a batch, and how much larger one may be than the one before it.
 BATCH_MOST, BATCH_GROWTH = 128, 4
+#: Seconds between two looks of a bell that another thread cannot ring, while there are coroutines.
+DEAF_S = 0.005
+#: In place of an outcome: the task runs on, and this thread is free.
+RUNS_ON = Outcome(0, 0, "")
 #: Seconds between two looks for work when no bell rings.
 FLOOR_S = 1.0
 #: Longest pause between two tries to write to a full store, in seconds.
@@ -62,7 +68,14 @@ class Consumer:
         self._about = {"kind": "child", "node": hostname, "queues": list(queues), **about}
         self._executor = Executor(app.conf, hostname)
         self._rates = rates_of(app.tasks, app.conf, hostname)
-        self._limit = 1
+        self._limit = self._asked = 1
+        # Coroutine tasks, once there has been one, and what stands in for them before.
+        self._beside: Any = None
+        self._ended_beside: Callable[[], list[Outcome]] = list
+        self._attempts: Mapping[tuple[int, int], object] = {}
+        self._raised = 0
+        # Held by whoever writes into the owner's notes, once there are coroutines.
+        self._noting = threading.Lock()
         self._pid = os.getpid()
         self.executed = 0
         #: Called before every sleep, and before every claim of a busy child: a task may have changed signal handlers.
@@ -70,38 +83,60 @@ class Consumer:
         self.is_stopping = False
         # A signal handler or another thread writes here to end a sleep.
         self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
 
     def stop(self) -> None:
         """Finish the task that is running, give back the rest, and return from `run`. Safe in a signal handler."""
         self.is_stopping = True
+        self._wake()
+
+    def cancel(self, seq: int, token: int) -> bool:
+        """Cancel a coroutine task that runs here, from any thread; it ends as REVOKED.
+
+        Returns:
+            Whether it was running: False for a plain task, and for one that is not here.
+        """
+        return self._beside is not None and bool(self._beside.cancel(seq, token))
+
+    def _wake(self) -> None:
         try:
             os.write(self._wake_write, b"!")
         except OSError:
             pass  # it is awake already, or has ended
+
+    def _hear(self) -> None:
+        """Take what has woken this thread for heard."""
+        try:
+            os.read(self._wake_read, 65536)
+        except BlockingIOError:
+            pass
 
     def run(self) -> None:
         """Claim, execute and settle until stopped."""
         storage: Storage = self.app.storage
         owner = storage.enlist(self._about)
         self._terms.start(owner, self.app.tasks.values())
-        bell = storage.bell(self.queues, owner=owner.name)
+        self._bell = bell = storage.bell(self.queues, owner=owner.name)
+        self._ask = bell.raise_
         outcomes: list[Outcome] = []
         self._looked_at = clock.monotonic()
         self._is_hungry = True
         try:
             while not self.is_stopping:
+                outcomes += self._ended_beside()
                 has_looked = not self._goes_first(outcomes)
                 if self._is_hungry and has_looked:
                     # Raised before the last look, so that nothing can arrive unseen between look and sleep.
-                    bell.raise_()
+                    self._ask()
                 elif not self._is_hungry:
                     self.before_turn()
-                was_recalled = owner.turn()
+                with self._noting:
+                    was_recalled = owner.turn()
                 turn = self._turn(storage, owner, outcomes)
                 if turn is None:
                     break
-                was_recalled = owner.settled() or was_recalled
+                was_recalled = (self._beside or owner).settled() or was_recalled
                 outcomes = []
                 if turn.stale and not was_recalled:  # else the steward has settled and given back for us
                     self._report(turn.stale)
@@ -119,17 +154,22 @@ class Consumer:
             owner.close()
             storage.retire(owner.name)
         finally:
-            bell.close()
-            owner.close()
-            os.close(self._wake_read)
-            self._wake_write, closing = -1, self._wake_write
-            os.close(closing)
+            self._close(bell, owner)
+
+    def _close(self, bell: Bell, owner: Owner) -> None:
+        if self._beside is not None:
+            self._beside.close()
+        bell.close()
+        owner.close()
+        os.close(self._wake_read)
+        self._wake_write, closing = -1, self._wake_write
+        os.close(closing)
 
     def _claimed(self, storage: Storage, owner: Owner, bell: Bell, claims: list[Claim]) -> list[Outcome]:
         """Run what was claimed; what was handed over between flag and claim is for those whose hands are free."""
         faults.at("claim.released")
         bell.lower()
-        self._is_hungry = len(claims) < self._limit
+        self._is_hungry = len(claims) < self._asked
         if bell.sleep(0, self._wake_read) or self._should_look():
             self._give_back_unknown(storage, owner, bell, claims)
         return self._batch(storage, owner, claims)
@@ -137,7 +177,11 @@ class Consumer:
     def _sleep(self, storage: Storage, owner: Owner, bell: Bell) -> list[Outcome]:
         """Sleep until there may be work, and run what was handed over meanwhile."""
         self.before_turn()
-        bell.sleep(FLOOR_S, self._wake_read)
+        if self._beside is None:
+            bell.sleep(FLOOR_S, self._wake_read)
+        else:
+            bell.sleep(FLOOR_S if storage.shared else DEAF_S, self._wake_read)
+            self._hear()
         claims = self._handed(storage, owner, bell)
         if not claims:
             return []
@@ -181,6 +225,7 @@ class Consumer:
         self._looked_at = clock.monotonic()
         bell.looked()
         known = {(claim.seq, claim.token) for claim in claims}
+        known.update(self._attempts)
         unknown = [claim for claim in storage.estate(owner.name).claims if (claim.seq, claim.token) not in known]
         if unknown:
             settle_each(storage, list(map(given_back, unknown)))
@@ -189,8 +234,38 @@ class Consumer:
         """Whether it is time to see what is held: in a steady trickle of rings no sleep grows unsure."""
         return clock.monotonic() - self._looked_at > FLOOR_S
 
+    def _raise(self) -> None:
+        """Ask for work if there is room for it."""
+        bell = self._bell
+        if not self._beside.free:
+            bell.lower()
+        elif bell.raised != self._raised or not bell.is_up():
+            # Not again while it is up: what is on its way by this raising would come unexpected.
+            bell.raise_()
+            self._raised = bell.raised
+
+    def _wait_for_coroutines(self, storage: Storage, outcomes: list[Outcome]) -> None:
+        """Settle what has ended, until the last coroutine has."""
+        while self._attempts or outcomes:
+            outcomes += self._beside.ended()
+            try:
+                self._report(settle_each(storage, outcomes))
+                outcomes = []
+                self._beside.settled()
+            except (StoreFull, StoreBusy) as exc:
+                if not self._beside.running:
+                    raise  # they are noted, and whoever sweeps will write them
+                logger.warning("%d ended tasks wait to be written: %s", len(outcomes), exc)
+            if self._beside.running:
+                self.before_turn()
+                select.select([self._wake_read], [], [], FLOOR_S)
+                self._hear()
+
     def _finish(self, storage: Storage, owner: Owner, outcomes: list[Outcome]) -> None:
         """Settle what has ended, and give back what was handed over meanwhile."""
+        if self._beside is not None:
+            self._wait_for_coroutines(storage, outcomes)
+            outcomes = []
         # Even if nothing has: whoever saw the flag up has put its message by the time this settle is through.
         self._report(settle_each(storage, outcomes))
         owner.settled()
@@ -212,13 +287,16 @@ class Consumer:
                 # One of them holds what no store can write: it alone fails.
                 return Turn([], settle_each(storage, outcomes))
             select.select([self._wake_read], [], [], pause_s)
+            self._hear()
             if self.is_stopping:
                 return None
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     def _want(self, owner: Owner, outcomes: list[Outcome]) -> Want:
-        limit = 0 if self._goes_first(outcomes) else self._limit
-        return Want(owner.name, self.queues, limit, clock.now(), self._rates)
+        self._asked = 0 if self._goes_first(outcomes) else self._limit
+        if self._beside is not None:
+            self._asked = min(self._asked, self._beside.free)
+        return Want(owner.name, self.queues, self._asked, clock.now(), self._rates)
 
     def _goes_first(self, outcomes: list[Outcome]) -> bool:
         """Whether somebody may be waiting for this one result, and nothing more is expected: no look for more now."""
@@ -243,11 +321,15 @@ class Consumer:
             if outcome is None:
                 outcomes += map(given_back, claims[at:])
                 break
-            outcomes.append(outcome)
             done += 1
             elapsed = time.perf_counter() - started
+            if outcome is RUNS_ON:
+                continue
+            outcomes.append(outcome)
             faults.at("end.returned")
-            if not owner.end(outcome):
+            with self._noting:
+                is_noted = owner.end(outcome)
+            if not is_noted:
                 outcomes += map(given_back, claims[at + 1 :])
                 break
             faults.at("end.noted")
@@ -265,9 +347,8 @@ class Consumer:
         task = tasks.get(message.name) or tasks.aliases.get(message.name)
         if task is None or claim.revoked:
             return self._executor.revoked(task, claim) if claim.revoked else self._unknown(claim)
-        if logger.isEnabledFor(logging.INFO):
+        if logger.isEnabledFor(logging.INFO) or signals.task_received.receivers:
             logger.info("Task %s[%s] received", shown_name(message), message.id)
-        if signals.task_received.receivers:
             self._executor.received(task, claim)
         fed: tuple[Any, ...] = ()
         if message.after is not None:
@@ -275,23 +356,69 @@ class Consumer:
                 fed = feed(storage, claim, self.app.conf)
             except LocalqError as exc:
                 return self._executor.failed(task, claim, exc)
+        if task.is_async:
+            return self._start(storage, owner, task, claim, fed)
         attempt = None
         if task.is_watched or self._is_watched or (message.headers and '"timelimit"' in message.headers):
             attempt = self._terms.of(task, claim)
         faults.at("start.reserved")
-        if not (owner.begin(claim, task.lost_mode, left) if attempt is None else attempt.begin(owner, left)):
+        # What ends beside this one waits for it as well, unless a steward looks closely.
+        left += len(self._attempts)
+        with self._noting:
+            is_mine = owner.begin(claim, task.lost_mode, left) if attempt is None else attempt.begin(owner, left)
+        if not is_mine:
             return None
         faults.at("start.noted")
         if task.track_started and not message.ignore_result:
             self._tell_started(storage, claim)
         try:
-            return self._executor.execute(task, claim, fed) if attempt is None else attempt.run(self._executor, fed)
+            return (
+                self._executor.attempt(task, claim, fed)  # type: ignore[return-value]  # it is no coroutine's
+                if attempt is None
+                else attempt.run(self._executor, fed)
+            )
         except Exception as exc:
-            # An exception that cannot even be described (its repr, its notes) must cost its own task only.
-            self._executor.broken(task, claim, exc)
-            logger.exception("Task %s[%s] ended in a way that cannot be described", message.name, message.id)
-            return unwritable(Outcome(claim.seq, claim.token, message.id, group_id=message.group_id,
-                                      leads=message.leads, reply_to=message.reply_to), exc)  # fmt: skip
+            return self._indescribable(task, claim, exc)
+
+    def _indescribable(self, task: Any, claim: Claim, exc: Exception) -> Outcome:
+        """An exception that cannot even be described (its repr, its notes) must cost its own task only."""
+        message = claim.message
+        self._executor.broken(task, claim, exc)
+        logger.error("Task %s[%s] ended in a way that cannot be described", message.name, message.id, exc_info=exc)
+        return unwritable(Outcome(claim.seq, claim.token, message.id, group_id=message.group_id,
+                                  leads=message.leads, reply_to=message.reply_to), exc)  # fmt: skip
+
+    def _start(self, storage: Storage, owner: Owner, task: Any, claim: Claim, fed: tuple[Any, ...]) -> Outcome | None:
+        """Hand a coroutine task to the loop; None if the batch was recalled."""
+        try:
+            limits = self._terms.limits_of(task, claim)
+            found = self._executor.attempt(task, claim, fed)
+        except Exception as exc:
+            return self._indescribable(task, claim, exc)
+        if isinstance(found, Outcome):
+            return found  # it has expired, or cannot be read
+        if self._beside is None:
+            self._open_loop(owner)
+        if not self._beside.free:
+            found.close()
+            return given_back(claim)
+        faults.at("start.reserved")
+        if not self._beside.start(task, claim, found, limits):
+            return None
+        faults.at("start.noted")
+        if task.track_started and not claim.message.ignore_result:
+            self._tell_started(storage, claim)
+        self._beside.run(claim)
+        return RUNS_ON
+
+    def _open_loop(self, owner: Owner) -> None:
+        """Have a loop for coroutines from now on."""
+        from localq.worker.coroutines import Coroutines  # asyncio, 5 MB that a child of plain tasks does not need
+
+        most = self.app.conf.worker_async_concurrency
+        beside = Coroutines(self._executor, owner, self._noting, most, self._wake, self._indescribable)
+        self._beside, self._ended_beside, self._attempts = beside, beside.ended, beside.attempts
+        self._ask = self._raise
 
     def _unknown(self, claim: Claim) -> Outcome:
         """What becomes of a message whose task is not registered here; another worker may know it."""

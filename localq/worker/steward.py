@@ -146,7 +146,8 @@ class Recaller:
         for owner in self._storage.owners():
             if owner.alive and owner.doing is not None:
                 doing, next_at = self._seen.get(owner.name, (None, now))
-                if doing != owner.doing:
+                # What coroutines note beside one long task must not make it a new one at each look.
+                if doing is None or doing[:3] != owner.doing[:3]:
                     # One that runs something may hold more than its notes know of, and is asked once it is long.
                     next_at = now + (LONG_S if owner.doing.seq else UNNOTICED_S)
                 elif now >= next_at:

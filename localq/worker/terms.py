@@ -64,18 +64,21 @@ class Terms:
         """Begin to work as this owner; say which limits will not be kept."""
         if self.post is not None:
             self.post.introduce(owner)
-        for limits in [self._limits, *(task.limits or NO_LIMITS for task in tasks)]:
+        for limits in [self._limits, *(task.limits or NO_LIMITS for task in tasks if not task.is_async)]:
             self.warn(*limits)
 
     def of(self, task: Any, claim: Claim) -> Attempt | None:
         """Return the terms of an attempt; None if it has none."""
-        called = _limits_in(headers_of(claim).get("timelimit"))
-        own, general = task.limits or NO_LIMITS, self._limits
-        hard = called[0] or own[0] or general[0] or None
-        soft = called[1] or own[1] or general[1] or None
+        hard, soft = self.limits_of(task, claim)
         self.warn(hard, soft)
         has_request = task.has_request and self.notices is not None
         return Attempt(self, task, claim, hard, soft) if hard or soft or has_request else None
+
+    def limits_of(self, task: Any, claim: Claim) -> Limits:
+        """Return the limits of an attempt: its call's, else its task's, else those of all tasks here."""
+        called = _limits_in(headers_of(claim).get("timelimit"))
+        own, general = task.limits or NO_LIMITS, self._limits
+        return called[0] or own[0] or general[0] or None, called[1] or own[1] or general[1] or None
 
     def warn(self, hard: float | None, soft: float | None) -> None:
         """Say, once, that a limit is not kept here."""
@@ -130,7 +133,8 @@ class Attempt:
     def run(self, executor: Executor, fed: tuple[Any, ...]) -> Outcome:
         """Execute it on its terms."""
         started = time.perf_counter()
-        outcome = executor.execute(self._task, self._claim, fed, self)
+        outcome = executor.attempt(self._task, self._claim, fed, self)
+        assert isinstance(outcome, Outcome)  # coroutine tasks have no such terms
         self._took_s = time.perf_counter() - started
         if self._task.has_request:
             self._outcome = outcome

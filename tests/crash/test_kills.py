@@ -51,6 +51,18 @@ def test_nothing_accepted_is_lost_and_nothing_ends_twice(tmp_path: Path, kills: 
         judge_what_is_left(there)
 
 
+@pytest.mark.parametrize("kills", [60, pytest.param(600, marks=LONG)])
+@pytest.mark.timeout(900)
+def test_coroutines_beside_plain_tasks_are_not_lost_either(tmp_path: Path, kills: int) -> None:
+    """Half of all tasks are coroutines, of which a child runs many at a time."""
+    with field(tmp_path, seed=kills + 1, FIELD_BESIDE="1") as there:
+        there.kill(kills)
+        there.finish()
+        verdict = judge(there, at_a_time=101)
+        tell(there, verdict)
+        judge_what_is_left(there)
+
+
 @pytest.mark.parametrize("kills", [40, pytest.param(400, marks=LONG)])
 @pytest.mark.timeout(900)
 def test_no_result_depends_on_the_clock(tmp_path: Path, kills: int) -> None:

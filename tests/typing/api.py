@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from typing import Any, assert_type
 
 from localq import AsyncResult, GroupResult, LocalQ, Signature, Task, current_app, group, shared_task, signature
@@ -81,6 +83,61 @@ assert_type(bound(1), list[int])
 bound.delay()  # type: ignore[call-arg]
 bound.delay("1")  # type: ignore[arg-type]
 bound.delay(bound, 1)  # type: ignore[call-arg, arg-type]
+
+
+# A coroutine's task: called, it is awaited; sent, its result is what the function returns at last.
+@app.task
+async def fetch(url: str) -> int:
+    await asyncio.sleep(0)
+    sent = await add.adelay(1)
+    assert_type(sent, AsyncResult[int])
+    assert_type(await fetch(url), int)
+    return await sent.aget(timeout=5)
+
+
+fetching: Coroutine[Any, Any, int] = fetch("url")
+assert_type(fetch.delay("url"), AsyncResult[int])
+assert_type(fetch.apply_async(("url",), countdown=1).get(), int)
+assert_type(fetch.apply(("url",)), EagerResult[int])
+assert_type(fetch.s("url"), Signature)
+fetch.delay(1)  # type: ignore[arg-type]
+
+
+@app.task(bind=True, soft_time_limit=5)
+async def fetch_bound(self: Task[..., Any], url: str) -> bytes:
+    return url.encode()
+
+
+assert_type(fetch_bound.delay("url").get(), bytes)
+fetch_bound.delay()  # type: ignore[call-arg]
+
+
+@app.task(name="proj.fetch")
+async def fetch_named(url: str) -> str:
+    result = await fetch.aapply_async((url,), countdown=1)
+    assert_type(result, AsyncResult[int])
+    group_of = app.GroupResult("id", [result])
+    assert_type(await group_of.aget(), list[Any])
+    return url
+
+
+assert_type(fetch_named.delay("url"), AsyncResult[str])
+
+
+@shared_task
+async def fetch_shared(url: str) -> str:
+    return url
+
+
+assert_type(fetch_shared.delay("url"), AsyncResult[str])
+fetching_shared: Coroutine[Any, Any, str] = fetch_shared("url")
+
+
+def accepts(task: Task[[str], int]) -> None:
+    assert_type(task.delay("url"), AsyncResult[int])
+
+
+accepts(fetch)
 
 
 # What is known only by name is Any.

@@ -39,16 +39,9 @@ def test_every_option_has_words_for_its_errors():
 def test_every_attribute_that_a_type_checker_sees_is_a_declared_option():
     hints = {name for name in Task.__annotations__ if not name.startswith("_")}
     derived = {
-        "abstract",
-        "app",
-        "is_plain",
-        "calls_run",
-        "lost_mode",
-        "defaults",
-        "limits",
-        "has_request",
+        "abstract", "app", "is_plain", "is_async", "calls_run", "lost_mode", "defaults", "limits", "has_request",
         "is_watched",
-    }
+    }  # fmt: skip
     assert hints - derived - TASK_OPTIONS.keys() == set()
     assert get_type_hints(LocalQ.__init__) is not None
 
