@@ -3,7 +3,8 @@
 Read, in milliseconds: the 20 short tasks that were queued behind a long one, all done; the result of the task before
 it in its waiter's hands (both counted from the start of the long task, worst of all rounds); `kill -9` of a child,
 or of a whole worker beside another, to the second start of the task it ran (`acks_late`, `reject_on_worker_lost`),
-median of all rounds. What such a process had only reserved comes back in the same transaction.
+median of all rounds; `kill -9` of a worker's main process alone, to the end of its last child, worst of all rounds.
+What such a process had only reserved comes back in the same transaction.
 Caveats: localq alone is asked. Celery on Redis reserves tasks for a busy child, and gives a dead worker's back after
 `visibility_timeout`, an hour by default (100 s measured with 5 s).
 """
@@ -11,6 +12,7 @@ Caveats: localq alone is asked. Celery on Redis reserves tasks for a busy child,
 from __future__ import annotations
 
 import os
+import select
 import signal
 import statistics
 import sys
@@ -28,6 +30,7 @@ METRICS = {
     "result of the task before it": milliseconds(),
     "child killed, to restart": milliseconds(),
     "worker killed, to restart": milliseconds(),
+    "main process killed, last child gone": milliseconds(),
 }
 #: Seconds that a held task would take if nobody died.
 HOLD_S = 30.0
@@ -44,6 +47,8 @@ def measure(stage: Stage) -> Iterator[tuple[str, float]]:
     client = stage.ready_client()
     yield "child killed, to restart", statistics.median(_killed(stage, client, False) for _ in range(rounds)) * 1000
     yield "worker killed, to restart", statistics.median(_killed(stage, client, True) for _ in range(rounds)) * 1000
+    stage.stop_worker()
+    yield "main process killed, last child gone", max(_orphaned(stage) for _ in range(rounds)) * 1000
 
 
 def _behind(stage: Stage) -> tuple[float, float]:
@@ -75,6 +80,23 @@ def _killed(stage: Stage, client: Client, whole: bool) -> float:
         killed_at = time.monotonic()
         os.kill(pid, signal.SIGKILL)
     return _starts(stage, 2)[1][1] - killed_at
+
+
+def _orphaned(stage: Stage) -> float:
+    """Kill the main process of a worker; return the seconds until nobody of its family lives."""
+    stage.start_worker()
+    stage.ready_client().end()
+    main, *family = stage.worker_pids()
+    deaths = [os.pidfd_open(pid) for pid in family]
+    killed_at = time.monotonic()
+    os.kill(main, signal.SIGKILL)
+    for death in deaths:
+        if not select.select([death], [], [], START_LIMIT_S)[0]:
+            raise PeerFailed(f"a child outlived its main process by {START_LIMIT_S:.0f} s")
+        os.close(death)
+    elapsed = time.monotonic() - killed_at
+    stage.stop_worker()
+    return elapsed
 
 
 def _starts(stage: Stage, number: int) -> list[tuple[int, float]]:

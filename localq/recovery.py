@@ -57,6 +57,8 @@ _AGAIN_AT, _MOST_AT, _DELAY_AT = 2, 3, 24
 _KIND, _MOST, _DELAY = (1 << _AGAIN_AT) - 1, (1 << _DELAY_AT - _MOST_AT) - 1, (1 << 64 - _DELAY_AT) - 1
 #: A message is not tried again after so many attempts that died (`task_max_redeliveries`).
 MAX_REDELIVERIES = 3
+#: Why a process died, where nobody says more.
+GONE, STOPPED = "its process is gone", "its worker was stopped at once"
 
 
 class Mode(NamedTuple):
@@ -154,8 +156,11 @@ def sweep(
             continue
         estate = storage.estate(owner.name)
         faults.at("sweep.read")
-        reason = (reasons or {}).get(int(str(owner.about.get("pid") or 0)), "its process is gone")
-        outcomes = verdicts(estate, _parent_lives(owner) and not whole_worker, reason, limit, storage.url)
+        lives = _parent_lives(owner)
+        # A worker that kills all its children at once has not told of each when the first of them is swept.
+        reason = STOPPED if whole_worker and lives else GONE
+        reason = (reasons or {}).get(int(str(owner.about.get("pid") or 0)), reason)
+        outcomes = verdicts(estate, lives and not whole_worker, reason, limit, storage.url)
         freed += _settled(storage, estate, outcomes, herald)
         faults.at("sweep.settled")
         storage.retire(owner.name)

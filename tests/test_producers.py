@@ -7,6 +7,8 @@ import time
 import traceback
 from pathlib import Path
 
+import pytest
+
 from localq import LocalQ
 
 PRODUCERS, PUTS = 64, 50
@@ -14,6 +16,7 @@ PRODUCERS, PUTS = 64, 50
 LONGEST_WAIT_S = 20.0
 
 
+@pytest.mark.row("R21")
 def test_64_producers_at_once_meet_no_error_and_starve_nobody(tmp_path: Path) -> None:
     app = LocalQ("proj", store=tmp_path / "store")
 

@@ -21,7 +21,7 @@ def test_every_row_of_a_finished_issue_is_shown_or_differs(found):
 
 
 def test_a_mark_names_a_row(found):
-    assert {row: tests[0] for row, tests in found.items() if not re.fullmatch(r"[FNRX]\d{1,3}", row)} == {}
+    assert {row: tests[0] for row, tests in found.items() if not re.fullmatch(r"[FNPRX]\d{1,3}", row)} == {}
 
 
 def test_a_row_that_differs_is_one_of_the_list_and_has_its_reason():

@@ -56,6 +56,8 @@ _LENGTH = struct.Struct("=I")
 _SEEN_S = 0.001
 #: Seconds that one who recalls waits for another; it takes two system calls.
 LOCKED_S = 2.0
+#: How often a process begins anew to enlist.
+_TRIES = 10
 
 
 class Owners:
@@ -70,20 +72,32 @@ class Owners:
 
     def enlist(self, about: dict[str, object], journal: bool) -> LockedOwner:
         """Make and lock this process's file; see `Storage.enlist`."""
+        for _ in range(_TRIES):
+            try:
+                return self._enlist({**identity(), **about}, journal)
+            except FileNotFoundError:
+                continue  # somebody took our file for a dead process's before anything was in it; or all is gone
+        raise removed(self.directory.parent)
+
+    def _enlist(self, facts: dict[str, object], journal: bool) -> LockedOwner:
         name = os.urandom(8).hex()
         path, hidden = self.directory / name, self.directory / f".{name}"
         # Locked under a hidden name first: nobody ever sees a named file that is not locked.
-        facts = {**identity(), **about}
         self._mine[name] = facts  # before there is a file: others' rounds of this process must not open it
+        fd = -1
         try:
             make_file(hidden, json.dumps(facts).encode())
             fd = open_file(hidden, os.O_RDWR)
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             notes = _make_notes(self.directory / f"{name}.notes") if journal else None
             os.rename(hidden, path)
-        except FileNotFoundError:
+        except Exception:
             self._mine.pop(name)
-            raise removed(self.directory.parent) from None
+            for left in (self.directory / f"{name}.notes", hidden):
+                left.unlink(missing_ok=True)
+            if fd >= 0:
+                os.close(fd)
+            raise
         return LockedOwner(self, name, fd, notes)
 
     def is_alive(self, name: str) -> bool:
@@ -121,12 +135,18 @@ class Owners:
     def _tidy(self, hidden: str) -> None:
         """Remove what is left of a process that died while it enlisted."""
         name = hidden[1:]
-        # A file that is still empty may belong to somebody who is about to fill and to lock it.
-        # Its lock is tried last: to try it is to hold it for a moment, and its owner may be about to take it.
-        facts = self._about(hidden) if name not in self._mine else {}
-        if facts and not is_running(facts) and not self.is_alive(hidden):
-            for path in (self.directory / f"{name}.notes", self.directory / hidden):
-                path.unlink(missing_ok=True)
+        if name in self._mine:
+            return
+        # A file that is empty may belong to somebody who is about to fill it; he finds it gone and makes another.
+        # Else its lock is tried last: to try it is to hold it for a moment, and its owner may be about to take it.
+        facts = self._about(hidden)
+        if facts and (is_running(facts) or self.is_alive(hidden)):
+            return
+        try:
+            (self.directory / hidden).unlink()
+        except FileNotFoundError:
+            return  # it has its name by now, and lives
+        (self.directory / f"{name}.notes").unlink(missing_ok=True)
 
     def _about(self, name: str) -> dict[str, object]:
         if name in self._mine:

@@ -34,7 +34,7 @@ from localq.exceptions import (
     StoreUntrusted,
     StoreVersionError,
 )
-from localq.recovery import exit_reason
+from localq.recovery import STOPPED, exit_reason
 from localq.storage.gate import set_mask
 from localq.storage.owners import identity
 from localq.worker.child import Consumer
@@ -170,7 +170,7 @@ class Supervisor:
         signals.worker_shutting_down.send(
             self._worker, sig=signal.Signals(number).name, how="Cold", exitcode=self._exit_code
         )
-        self._killed_because = "its worker was stopped at once"
+        self._killed_because = STOPPED
         self._tell({"cold": True})
         self._signal_children(signal.SIGKILL, os.killpg)
         self._worker.say("worker: Cold shutdown (MainProcess): running tasks are stopped, reserved ones go back")

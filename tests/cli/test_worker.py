@@ -148,6 +148,7 @@ def test_queues_are_only_those_that_were_named(here):
 # -- How it stops ----------------------------------------------------------------------------------
 
 
+@pytest.mark.row("R18")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
 def test_the_first_signal_lets_the_running_task_end_and_gives_back_the_rest(here, number):
     with worker("-A", "tasks", "worker", "-c", "1", cwd=here) as running:
@@ -163,6 +164,7 @@ def test_the_first_signal_lets_the_running_task_end_and_gives_back_the_rest(here
         assert [result(here, each) for each in waiting] == ["SUCCESS 2", "SUCCESS 2"]
 
 
+@pytest.mark.row("R18")
 @pytest.mark.parametrize(("numbers", "code"), [
     ([signal.SIGINT, signal.SIGINT], 130), ([signal.SIGQUIT], 131), ([signal.SIGTERM, signal.SIGINT], 130),
     ([signal.SIGTERM, signal.SIGQUIT], 131),
@@ -181,6 +183,7 @@ def test_a_cold_stop_ends_the_running_task_at_once(here, numbers, code):
     assert state(here, waiting) == "PENDING"
 
 
+@pytest.mark.row("R18")
 def test_a_second_term_changes_nothing(here):
     with worker("-A", "tasks", "worker", "-c", "1", cwd=here) as running:
         id = held(here)

@@ -76,7 +76,7 @@ def enqueue(index):
         else:
             send("parent", number)
         longest[index] = max(longest[index], time.monotonic() - began)
-        time.sleep(0.01)
+        time.sleep(0.04)
 
 def child(turn):
     assert inherited == set(), f"inherited: {inherited}"
@@ -153,6 +153,7 @@ assert max(longest) < limit_s, longest
 """
 
 
+@pytest.mark.row("R19")
 def test_a_busy_client_forks_200_times_and_no_row_is_lost(tmp_path: Path) -> None:
     store, ids = tmp_path / "store", tmp_path / "ids"
     command = [sys.executable, "-c", CLIENT, str(store), str(ids), str(FORKS), str(LIMIT_S)]
@@ -172,7 +173,7 @@ def test_a_busy_client_forks_200_times_and_no_row_is_lost(tmp_path: Path) -> Non
         for line in client.stdout:
             if line.startswith("longest"):
                 _, call, child = line.split()
-            elif int(line) % 10 == 0:
+            else:
                 assert watcher.storage._session().read("pragma integrity_check") == [("ok",)]
                 checks += 1
         said = client.stderr.read()

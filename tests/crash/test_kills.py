@@ -6,6 +6,8 @@ The usual run kills 150 times, and 40 times while the wall clock is set forwards
 
 from __future__ import annotations
 
+import fcntl
+import mmap
 import os
 import signal
 import sys
@@ -36,6 +38,7 @@ def tell(there: Field, verdict: Verdict) -> None:
     )
 
 
+@pytest.mark.row("F046", "F048", "F065", "P1", "R5", "R21")
 @pytest.mark.parametrize(("kills", "tasks"), [(150, 1500), pytest.param(2000, 70_000, marks=LONG)])
 @pytest.mark.timeout(1800)
 def test_nothing_accepted_is_lost_and_nothing_ends_twice(tmp_path: Path, kills: int, tasks: int) -> None:
@@ -63,6 +66,7 @@ def test_coroutines_beside_plain_tasks_are_not_lost_either(tmp_path: Path, kills
         judge_what_is_left(there)
 
 
+@pytest.mark.row("P1", "R4")
 @pytest.mark.parametrize("kills", [40, pytest.param(400, marks=LONG)])
 @pytest.mark.timeout(900)
 def test_no_result_depends_on_the_clock(tmp_path: Path, kills: int) -> None:
@@ -89,6 +93,7 @@ def test_no_result_depends_on_the_clock(tmp_path: Path, kills: int) -> None:
         judge_what_is_left(there)
 
 
+@pytest.mark.row("P6")
 def test_a_dead_workers_traces_are_gone_once_another_has_swept(tmp_path: Path) -> None:
     with field(tmp_path, seed=1) as there:
         wait_until(lambda: there.runs(), what="the worker runs tasks")
@@ -104,6 +109,7 @@ def dead(there: Field) -> list[str]:
     return [owner.name for owner in there.app.storage.owners() if not owner.alive]
 
 
+@pytest.mark.row("P1")
 def test_claims_of_an_owner_whose_file_is_gone_are_freed_all_the_same(tmp_path: Path) -> None:
     app = LocalQ("watcher", store=tmp_path / "store", set_as_current=False)
     app.send_task("nobody.knows")
@@ -123,7 +129,13 @@ def test_claims_of_an_owner_whose_file_is_gone_are_freed_all_the_same(tmp_path: 
         app.close()
 
 
-def test_nothing_is_left_of_a_process_that_died_while_it_enlisted(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.row("P1")
+@pytest.mark.parametrize(("module", "step"), [
+    (os, "fchmod"), (os, "write"), (fcntl, "lockf"), (mmap, "mmap"), (os, "rename"),
+], ids=["empty", "filling", "locking", "noting", "naming"])  # fmt: skip
+def test_nothing_is_left_of_a_process_that_died_while_it_enlisted(
+    tmp_path: Path, monkeypatch, module: object, step: str
+) -> None:
     app = LocalQ("watcher", store=tmp_path / "store", set_as_current=False)
     app.storage.counts()
 
@@ -131,7 +143,7 @@ def test_nothing_is_left_of_a_process_that_died_while_it_enlisted(tmp_path: Path
         os.kill(os.getpid(), signal.SIGKILL)
 
     def enlist() -> None:
-        monkeypatch.setattr(os, "rename", die)
+        monkeypatch.setattr(module, step, die)
         app.storage.enlist({"kind": "child"})
 
     try:

@@ -115,6 +115,7 @@ def declare_dead(storage, pid):
 # -- At random -------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("R4")
 @pytest.mark.parametrize("stops", [30, pytest.param(400, marks=pytest.mark.crash)])
 @pytest.mark.timeout(600)
 def test_whoever_is_stopped_and_goes_on_later_every_task_runs_once_and_succeeds(tmp_path, stops):
@@ -136,6 +137,7 @@ def test_whoever_is_stopped_and_goes_on_later_every_task_runs_once_and_succeeds(
 # -- A child, a steward, a worker ------------------------------------------------------------------
 
 
+@pytest.mark.row("R4")
 def test_a_stopped_child_is_not_taken_for_dead_and_the_other_goes_on(here, client):
     with worker(*WORKER, "-c", "2", cwd=here) as running:
         result, pid = held(here, client, "late")
@@ -183,6 +185,7 @@ def steward_of(client):
     return found
 
 
+@pytest.mark.row("R4")
 @pytest.mark.parametrize("kind", ["early", "late"])
 def test_a_stopped_worker_is_not_robbed_and_another_runs_what_is_queued(here, client, kind):
     with worker(*WORKER, "-c", "1", cwd=here) as first:
@@ -200,6 +203,7 @@ def test_a_stopped_worker_is_not_robbed_and_another_runs_what_is_queued(here, cl
     assert len(runs_of(here, "a")) == 1
 
 
+@pytest.mark.row("F271", "F289")
 def test_a_stopped_child_dies_with_its_supervisor_and_its_task_goes_on_elsewhere(here, client):
     with worker(*WORKER, "-c", "1", cwd=here) as first:
         result, pid = held(here, client, "late")

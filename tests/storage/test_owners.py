@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from waiting import wait_until
 
-from localq.exceptions import StoreBusy
+from localq.exceptions import StoreBusy, StoreFull, StoreReplaced
 from localq.message import Claim, Message, Outcome
 from localq.recovery import EARLY, LATE, LATE_REJECT
 from localq.storage.base import Started
@@ -69,18 +70,21 @@ def is_alive_elsewhere(owners, name):
 # -- Alive or not ----------------------------------------------------------------------------------
 
 
+@pytest.mark.row("P6", "R4")
 def test_an_owner_lives_as_long_as_its_process(owners, other):
     assert owners.is_alive(other.name)
     other.kill()
     assert not owners.is_alive(other.name)
 
 
+@pytest.mark.row("P6")
 def test_a_process_that_is_dead_and_not_yet_reaped_does_not_live(owners, other):
     other.kill(reap=False)
     wait_until(lambda: not owners.is_alive(other.name))
     os.waitpid(other.pid, 0)
 
 
+@pytest.mark.row("R4")
 def test_a_stopped_process_lives(owners, other):
     os.kill(other.pid, signal.SIGSTOP)
     os.waitpid(other.pid, os.WUNTRACED)
@@ -102,6 +106,7 @@ def test_a_second_view_in_the_same_process_does_not_take_it_for_dead(owners):
     assert is_alive_elsewhere(owners, mine.name)
 
 
+@pytest.mark.row("P6", "R19")
 def test_a_forked_child_does_not_keep_its_parents_name_alive(owners):
     """A task's grandchild may outlive its worker: the lock must not be inherited."""
     line = Line()
@@ -130,6 +135,7 @@ def test_a_lock_that_is_gone_while_its_process_lives_is_no_death(owners, other):
     assert not owners.is_alive(other.name)
 
 
+@pytest.mark.row("P6", "R4")
 def test_a_reused_process_number_is_not_the_process_it_was():
     facts = identity()
     assert is_running(facts)
@@ -177,9 +183,42 @@ def test_a_name_is_never_seen_before_it_is_locked(owners):
         for owner in owners.infos():
             assert not owner.alive
             owners.retire(owner.name)
-        for leftover in owners.directory.iterdir():
-            assert leftover.name.startswith(".") or leftover.name.endswith(".notes")
-            leftover.unlink()
+        assert list(owners.directory.iterdir()) == []
+
+
+def test_whoever_loses_its_empty_file_to_one_who_tidies_makes_another(owners, monkeypatch):
+    """It looks as if its process had died before it could fill it."""
+    fchmod, tidied = os.fchmod, []
+
+    def tidied_first(*args):
+        if len(tidied) < 3:
+            tidied.append(ended(forked(Owners(owners.directory).infos)))
+        return fchmod(*args)
+
+    monkeypatch.setattr(os, "fchmod", tidied_first)
+    mine = owners.enlist({}, journal=True)
+    assert tidied == [0, 0, 0]
+    assert sorted(os.listdir(owners.directory)) == [mine.name, f"{mine.name}.notes"]
+    assert is_alive_elsewhere(owners, mine.name)
+
+
+def test_who_finds_no_room_for_its_notes_leaves_nothing(owners, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(StoreFull):
+        owners.enlist({}, journal=True)
+    assert (os.listdir(owners.directory), owners._mine) == ([], {})
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_without_a_directory_nobody_enlists(owners):
+    owners.directory.rmdir()
+    with pytest.raises(StoreReplaced, match="was removed"):
+        owners.enlist({}, journal=True)
+    assert owners._mine == {}
 
 
 # -- Notes -----------------------------------------------------------------------------------------

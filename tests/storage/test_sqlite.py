@@ -461,6 +461,7 @@ def test_a_replaced_store_is_written_to_as_what_it_is_now(storage, directory):
 # -- Forks and threads -----------------------------------------------------------------------------
 
 
+@pytest.mark.row("R19")
 def test_a_forked_child_has_handles_of_its_own(storage, directory):
     storage.put([message("parent")])
     parents = {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)}
@@ -485,6 +486,7 @@ def _is_open(fd):
     return True
 
 
+@pytest.mark.row("R19")
 def test_a_fork_in_the_middle_of_anothers_transaction_harms_neither(storage, directory):
     storage.put([message("before")])
     inside, go_on = threading.Event(), threading.Event()
@@ -666,6 +668,7 @@ def _target(fd):
         return ""
 
 
+@pytest.mark.row("P1", "R21")
 def test_a_writer_that_is_killed_leaves_whole_messages_and_an_open_gate(storage, directory):
     """Killed at twenty moments of a flood of bulk puts: each bulk is there in full or not at all."""
 

@@ -43,7 +43,7 @@ def error(outcome):
 # -- The table -------------------------------------------------------------------------------------
 
 
-@pytest.mark.row("F193")
+@pytest.mark.row("F046", "F048", "F289", "F193", "R5")
 @pytest.mark.parametrize(("mode", "parent_lives", "runs_again"), [
     (EARLY, True, False), (EARLY, False, False),
     (LATE, True, False), (LATE, False, True),
@@ -59,6 +59,7 @@ def test_a_started_task_ends_by_its_acknowledgement_mode(mode, parent_lives, run
         assert str(error(outcome)).startswith("Worker exited prematurely: signal 9 (SIGKILL)")
 
 
+@pytest.mark.row("F049", "R5")
 @pytest.mark.parametrize("parent_lives", [True, False])
 def test_a_started_task_is_retried_if_it_asks_for_that(parent_lives):
     with FakeClock() as clock:
@@ -83,6 +84,7 @@ def test_retries_without_a_limit_are_ended_by_the_crashes():
     assert "4 attempts that ended so (task_max_redeliveries=3)" in str(error(outcome))
 
 
+@pytest.mark.row("F283", "R5")
 @pytest.mark.parametrize("mode", [EARLY, LATE, LATE_REJECT, TWICE])
 @pytest.mark.parametrize("parent_lives", [True, False])
 def test_a_reserved_task_goes_back_uncharged_in_every_mode(mode, parent_lives):
@@ -116,6 +118,7 @@ def test_no_task_is_charged_beyond_the_limit(mode, parent_lives, redeliveries, l
         assert redeliveries + outcome.charged <= limit
 
 
+@pytest.mark.row("R5")
 def test_giving_up_says_after_how_many_attempts_and_which_setting_decides():
     text = str(error(verdict(LATE_REJECT, True, redeliveries=3)))
     assert "4 attempts" in text
@@ -358,6 +361,7 @@ def test_sweeping_again_does_nothing(storage):
     assert sweep(storage) == 0
 
 
+@pytest.mark.row("F283", "R5")
 def test_what_goes_back_keeps_its_place_in_the_order_and_its_charge(storage):
     in_a_process(lambda: take(storage, begin=0, mode=LATE_REJECT))
     sweep(storage)
@@ -396,6 +400,7 @@ def test_the_child_of_a_dead_worker_needs_no_explanation(storage):
     assert sweep(storage, identity(), {}, unexplained=set()) == 3
 
 
+@pytest.mark.row("R4")
 def test_a_live_process_is_never_robbed(storage):
     line = Line()
 
@@ -428,11 +433,21 @@ def test_a_dead_child_of_a_live_worker_is_left_to_that_worker(storage):
     assert sweep(storage, mine=worker) == 3
 
 
+@pytest.mark.row("F289", "R18")
 def test_late_tasks_of_a_worker_that_is_stopped_by_force_go_back(storage):
     worker = identity()
     in_a_process(lambda: take(storage, {"parent": worker}, begin=0, mode=LATE))
     sweep(storage, mine=worker, whole_worker=True)
     assert places(storage)[0] == ("ready", "PENDING")
+
+
+def test_children_of_a_worker_that_is_stopped_by_force_need_not_be_explained_one_by_one(storage):
+    worker = identity()
+    in_a_process(lambda: take(storage, {"parent": worker}, begin=0))
+    sweep(storage, worker, {}, whole_worker=True)
+    record = storage.records(["id-0"])["id-0"]
+    text = str(exception_from(decode(record.result, record.content_type, ("json",))))
+    assert text.startswith("Worker exited prematurely: its worker was stopped at once; run it again with")
 
 
 def test_many_may_sweep_at_once_and_each_claim_is_freed_once(storage):

@@ -151,6 +151,7 @@ def end_of(result):
 # -- A child dies ----------------------------------------------------------------------------------
 
 
+@pytest.mark.row("F271")
 def test_an_idle_child_that_dies_is_replaced_and_nothing_is_lost(here, client):
     with worker(*WORKER, "-c", "1", cwd=here) as running:
         assert client.send_task("tasks.add", (1, 1)).get(timeout=30) == 2
@@ -162,7 +163,7 @@ def test_an_idle_child_that_dies_is_replaced_and_nothing_is_lost(here, client):
         assert child not in running.children()
 
 
-@pytest.mark.row("F046", "F065")
+@pytest.mark.row("F046", "F065", "F283", "F289")
 def test_early_a_task_whose_child_dies_fails_and_is_never_run_twice(here, client):
     with worker(*WORKER, "-c", "1", cwd=here):
         result, pid = held(here, client, "early")
@@ -174,7 +175,7 @@ def test_early_a_task_whose_child_dies_fails_and_is_never_run_twice(here, client
     assert len(runs_of(here, "a")) == 1
 
 
-@pytest.mark.row("F046", "F048")
+@pytest.mark.row("F046", "F048", "F283", "F289")
 def test_late_a_task_whose_child_dies_fails_too(here, client):
     with worker(*WORKER, "-c", "1", cwd=here):
         result, pid = held(here, client, "late")
@@ -184,7 +185,7 @@ def test_late_a_task_whose_child_dies_fails_too(here, client):
     assert len(runs_of(here, "a")) == 1
 
 
-@pytest.mark.row("F048")
+@pytest.mark.row("F048", "F283", "F289")
 def test_with_reject_on_worker_lost_it_runs_again_and_knows_it(here, client):
     with worker(*WORKER, "-c", "1", cwd=here):
         result, pid = held(here, client, "reject")
@@ -264,6 +265,7 @@ def test_however_a_child_ends_its_task_is_not_forgotten(here, client, how):
     assert ran(here) == ["deadly"]
 
 
+@pytest.mark.row("R5")
 def test_a_task_that_always_kills_its_child_is_given_up_after_three_redeliveries(here, client):
     with worker(*WORKER, "-c", "1", cwd=here):
         result = client.send_task("tasks.deadly_again", ("kill",))
@@ -289,6 +291,7 @@ def test_a_traceback_that_is_no_text_harms_only_its_task(here, client):
         assert running.children() == before
 
 
+@pytest.mark.row("F283", "P1")
 def test_what_a_dying_child_had_ended_counts_and_what_it_had_only_reserved_runs_once(here, client):
     """A batch is settled at its end: what ended before the death of its child is in the child's notes."""
     python(
@@ -357,6 +360,7 @@ def test_a_new_steward_still_settles_for_a_child_that_dies(here, client):
 # -- The whole worker dies -------------------------------------------------------------------------
 
 
+@pytest.mark.row("F271")
 @pytest.mark.skipif(sys.platform != "linux", reason="children are killed with their parent by Linux")
 def test_children_die_with_their_supervisor(here, client):
     with worker(*WORKER, "-c", "2", cwd=here) as running:
@@ -368,7 +372,7 @@ def test_children_die_with_their_supervisor(here, client):
         wait_until(lambda: all(map(is_gone, family)), what="no child outlives its supervisor")
 
 
-@pytest.mark.row("F046", "F065")
+@pytest.mark.row("F046", "F065", "F283", "F289", "P6", "R4", "R5")
 def test_another_worker_takes_over_what_may_run_again_and_ends_what_may_not(here, client):
     with worker(*WORKER, "-c", "3", cwd=here) as first:
         results = {kind: held(here, client, kind, kind)[0] for kind in ("early", "late", "reject")}
@@ -415,6 +419,7 @@ def test_a_client_that_waits_has_a_task_retried_that_it_knows_only_by_name(here,
     assert (result.retries, client.storage.records((result.id,), whole=True)[result.id].redeliveries) == (1, 1)
 
 
+@pytest.mark.row("F046", "P1")
 def test_a_later_worker_finds_what_a_dead_one_left(here, client):
     with worker(*WORKER, "-c", "1", cwd=here) as first:
         late, _ = held(here, client, "late")
@@ -428,6 +433,7 @@ def test_a_later_worker_finds_what_a_dead_one_left(here, client):
     assert Counter(line for line in ran(here) if line.startswith("quick")) == {f"quick-{n}": 1 for n in range(5)}
 
 
+@pytest.mark.row("P6", "R4")
 def test_a_client_that_waits_frees_the_claims_of_the_dead_by_itself(here, client):
     """No worker is up: whoever waits looks after the store, so the wait ends."""
     with worker(*WORKER, "-c", "1", cwd=here) as first:
@@ -437,6 +443,7 @@ def test_a_client_that_waits_frees_the_claims_of_the_dead_by_itself(here, client
     assert end_of(result) == "FAILURE"
 
 
+@pytest.mark.row("P1")
 def test_killed_again_and_again_each_task_still_ends_once(here, client):
     """The whole worker, kill -9, five times in the middle of a flood."""
     ids = [client.send_task("tasks.quick", (number,)).id for number in range(400)]
