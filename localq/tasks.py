@@ -10,7 +10,7 @@ from functools import WRAPPER_ASSIGNMENTS
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from localq.canvas import signature
-from localq.context import apps, current_app
+from localq.context import apps, current_app, running
 from localq.exceptions import InvalidTaskError, NotRegistered
 from localq.options import check_names
 from localq.task import Task
@@ -132,14 +132,20 @@ def ping() -> str:
 #: Tasks that every app has: (name, function).
 def mapped(task: Mapping[str, Any], it: Iterable[Any]) -> list[Any]:
     """Call a task for each item."""
-    call = signature(task).type
+    call = _task_of(task)
     return [call(item) for item in it]
 
 
 def starmapped(task: Mapping[str, Any], it: Iterable[Any]) -> list[Any]:
     """Call a task for each list of arguments."""
-    call = signature(task).type
+    call = _task_of(task)
     return [call(*item) for item in it]
+
+
+def _task_of(found: Mapping[str, Any]) -> Any:
+    """Return the task of a signature in the arguments of a running one, which belong to the same app."""
+    frame = running.get()
+    return signature(found, app=None if frame is None else frame.task.app).type
 
 
 BUILTINS: tuple[tuple[str, Callable[..., Any]], ...] = (
