@@ -52,11 +52,14 @@ class Eager:
         done: dict[str, EagerResult[Any]] = {}
         groups: dict[str, list[EagerResult[Any]]] = {}
         priorities: dict[str, int] = {}
+        unrun: set[str] = set()
         for step in plan.steps:
             before = _before(step, done, groups)
             failed = next((each for each in before if each.failed()), None)
             if failed is not None:
-                result: EagerResult[Any] = EagerResult(step.id, _passed_on(step, failed), "FAILURE", failed.traceback)
+                exc = failed.result if failed.id in unrun else _passed_on(step, failed)
+                result: EagerResult[Any] = EagerResult(step.id, exc, "FAILURE", failed.traceback)
+                unrun.add(step.id)
             else:
                 task = self._tasks[step.sig.task]
                 message = released(publisher.message_of(step, task, priorities.get(step.after or "")), clock.now())

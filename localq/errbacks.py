@@ -1,9 +1,9 @@
 """What a call's `link_error` comes to when its task has failed.
 
-Celery has two kinds. One that takes more than an id is called here, in the process that ran the task, with the request,
-the exception and the traceback. Any other (one argument, bound, or not registered here) is sent as a task of its own,
-with the failed task's id; its message is part of the failure's transaction. An errback's own mistakes are logged and
-change nothing. Must not decide how the failed task ends.
+Celery has two kinds. One that takes more than an id, besides what its signature gives it, is called here, in the
+process that ran the task, with the request, the exception and the traceback. Any other (one argument, bound, or not
+registered here) is sent as a task of its own, with the failed task's id; its message is part of the failure's
+transaction. An errback's own mistakes are logged and change nothing. Must not decide how the failed task ends.
 """
 
 from __future__ import annotations
@@ -51,7 +51,16 @@ def _takes_failure(app: Any, errback: Signature) -> bool:
     while hasattr(run, "__wrapped__"):
         run = run.__wrapped__
     code = getattr(run, "__code__", None)
-    return code is not None and (code.co_argcount > 1 or bool(code.co_flags & 4))
+    return code is not None and (bool(code.co_flags & 4) or len(_left_to_fill(code, errback)) > 1)
+
+
+def _left_to_fill(code: Any, errback: Signature) -> list[str]:
+    """Return the parameters that the signature's own arguments leave; those behind a keyword's are no places either."""
+    names = list(code.co_varnames[: code.co_argcount])
+    if errback.immutable:
+        return names
+    names = names[len(errback.args) :]
+    return names[: next((at for at, name in enumerate(names) if name in errback.kwargs), None)]
 
 
 def _sent(app: Any, request: Context, errback: Signature) -> list[Message]:

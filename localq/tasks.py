@@ -10,7 +10,7 @@ from functools import WRAPPER_ASSIGNMENTS
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from localq.canvas import signature
-from localq.context import apps, current_app, current_task
+from localq.context import apps, current_app, current_task, running
 from localq.exceptions import InvalidTaskError, NotRegistered
 from localq.options import check_names
 from localq.task import AsyncTask, BoundMaker, Maker, Task
@@ -136,12 +136,18 @@ def backend_cleanup() -> int:
 
 def mapped(task: Mapping[str, Any], it: Iterable[Any]) -> list[Any]:
     """Call a task for each item."""
-    return _each(signature(task).type, ((item,) for item in it))
+    return _each(_task_of(task), ((item,) for item in it))
 
 
 def starmapped(task: Mapping[str, Any], it: Iterable[Any]) -> list[Any]:
     """Call a task for each list of arguments."""
-    return _each(signature(task).type, it)
+    return _each(_task_of(task), it)
+
+
+def _task_of(found: Mapping[str, Any]) -> Any:
+    """Return the task of a signature in the arguments of a running one, which belong to the same app."""
+    frame = running.get()
+    return signature(found, app=None if frame is None else frame.task.app).type
 
 
 def _each(task: AnyTask, items: Iterable[Iterable[Any]]) -> list[Any]:

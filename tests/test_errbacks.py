@@ -46,6 +46,19 @@ def test_an_errback_of_the_new_kind_is_called_with_request_exception_and_traceba
 
 
 @pytest.mark.row("F106")
+def test_what_an_errbacks_signature_gives_it_does_not_count_as_a_place_for_the_failure(app, running, fail, note):
+    @app.task(name="proj.told")
+    def told(who, where, traceback=None, name=None):
+        note(f"{who} {name}" if isinstance(who, str) else f"{type(where).__name__} {name}")
+
+    with running():
+        result = fail.apply_async((), link_error=[told.s(where="here", name="old"), told.s(name="new")], task_id="f")
+        with pytest.raises(ValueError, match="why"):
+            result.get(timeout=30)
+        wait_until(lambda: sorted(note()) == ["ValueError new", "f old"])
+
+
+@pytest.mark.row("F106")
 @pytest.mark.parametrize("bind", [False, True])
 def test_an_errback_of_the_old_kind_or_a_bound_one_is_a_task_with_the_failed_id(app, running, fail, note, bind):
     if bind:

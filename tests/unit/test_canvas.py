@@ -13,6 +13,7 @@ from working import work_off
 
 from localq import LocalQ, Signature, chain, chord, group, maybe_signature, signature
 from localq.canvas import RESULT, RESULTS, Plan
+from localq.context import apps
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID
 
 app = LocalQ("proj", store="memory:", set_as_current=False)
@@ -242,6 +243,12 @@ def test_a_link_is_sent_with_the_result():
     assert seen == [[1], [2], [2]]
 
 
+def test_map_and_starmap_run_here_in_an_app_that_is_not_the_current_one(monkeypatch):
+    monkeypatch.setattr(apps, "default", None)
+    assert note.map([1, 2]).apply().get() == [[1], [2]]
+    assert note.starmap([(1, 2)]).apply().get() == [[1, 2]]
+
+
 # -- What a failure does ---------------------------------------------------------------------------
 
 
@@ -272,6 +279,14 @@ def test_a_failure_run_here_ends_the_rest_in_the_same_way():
     assert result.state == "FAILURE"
     with pytest.raises(ValueError, match="on purpose"):
         result.get()
+
+
+def test_a_failure_before_a_chord_is_the_bodys_too_wherever_it_runs():
+    flow = fail.s() | group(note.s(1), note.s(2), app=app) | note.s(3)
+    here, sent = flow.apply(), flow.apply_async()
+    work_off(app)
+    for result in (here, sent):
+        assert type(result.get(timeout=0, propagate=False)) is ValueError
 
 
 def test_a_step_that_retries_is_fed_once_wherever_it_runs():
