@@ -29,7 +29,7 @@ import signal
 from typing import Any, NamedTuple, Protocol
 
 from localq import clock, faults, states
-from localq.context import shown_name
+from localq.context import headers_of, shown_name
 from localq.exceptions import (
     ChordError,
     EncodeError,
@@ -306,7 +306,7 @@ def _sentence(claim: Claim, started: Started, limit: int) -> Outcome | None:
         return failed(claim, TaskRevokedError("terminated"), states.REVOKED)
     if reason.get("why") != TIME_LIMIT:
         return None
-    limit_s = reason.get("limit")
+    limit_s = reason.get("limit") or (headers_of(claim).get("timelimit") or (None,))[0]
     logger.error("Hard time limit (%ss) exceeded for %s[%s]", limit_s, shown_name(message), message.id)
     if Mode.unpacked(started.mode).again_in_time and claim.redeliveries < limit:
         return given_back(claim)._replace(charged=1)

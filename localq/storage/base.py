@@ -146,6 +146,7 @@ class Started(NamedTuple):
         mode: what becomes of it if its process dies, as its owner noted it (`recovery.mode_of`).
         deadline: when it will have run too long, by the monotonic clock; 0 for never.
         reason: why its process was killed for its sake, if it was.
+        place: 0 if it runs alone; others run at the same time, see `Owner.begin`.
     """
 
     seq: int
@@ -153,6 +154,7 @@ class Started(NamedTuple):
     mode: int = 0
     deadline: float = 0.0
     reason: str = ""
+    place: int = 0
 
 
 class Estate(NamedTuple):

@@ -128,7 +128,7 @@ class MemoryOwner:
 
     def begin(self, claim: Claim, mode: int, left: int = 0, deadline: float = 0.0, place: int = 0) -> bool:
         if self._journal:
-            self.places[place] = Started(claim.seq, claim.token, mode, deadline)
+            self.places[place] = Started(claim.seq, claim.token, mode, deadline, place=place)
             self.left = self.left if place else left
         return self.recalled != self.batch
 

@@ -197,8 +197,8 @@ class Owners:
         slots = [slot, *_PLACE.iter_unpack(data[_PLACES_AT:_JOURNAL_AT])]
         doomed, reason = _reason(data)
         started = tuple(
-            Started(seq, token, mode, deadline, reason if (seq, token) == doomed else "")
-            for mode, deadline, token, seq in slots if seq and (seq, token) not in over
+            Started(seq, token, mode, deadline, reason if (seq, token) == doomed else "", place)
+            for place, (mode, deadline, token, seq) in enumerate(slots) if seq and (seq, token) not in over
         )  # fmt: skip
         return Estate(claims, started, ended, batch)
 

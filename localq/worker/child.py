@@ -416,7 +416,11 @@ class Consumer:
         from localq.worker.coroutines import Coroutines  # asyncio, 5 MB that a child of plain tasks does not need
 
         most = self.app.conf.worker_async_concurrency
-        beside = Coroutines(self._executor, owner, self._noting, most, self._wake, self._indescribable)
+        post = self._terms.post
+        beside = Coroutines(
+            self._executor, self.app.storage, owner, self._noting, most, self._wake, self._indescribable,
+            None if post is None else post.expect,
+        )  # fmt: skip
         self._beside, self._ended_beside, self._attempts = beside, beside.ended, beside.attempts
         self._ask = self._raise
 

@@ -26,12 +26,16 @@ from localq.context import Context, running, shown_name
 from localq.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from localq.executor import Executor
 from localq.message import Claim, Outcome
-from localq.storage.base import Owner
+from localq.revocation import TERMINATE
+from localq.storage.base import Owner, Storage
+from localq.worker.terminator import read
 
 logger = logging.getLogger("localq.worker.coroutines")
 
 #: Seconds that a coroutine has to end once it was cancelled; then it counts as ended, and its place is free.
 GRACE_S = 1.0
+#: Seconds between two looks for what was revoked while it runs.
+LOOK_S = 1.0
 #: Seconds after a hard limit at which the loop itself must be stuck: then only its process can be killed.
 STUCK_S = 1.0
 #: Seconds that the loop has to end, its own tasks cancelled.
@@ -75,6 +79,8 @@ class Attempt:
         self.task, self.claim, self.coroutine, self.place = task, claim, coroutine, place
         self.hard, self.soft = limits
         self.key = (claim.seq, claim.token)
+        #: When even the loop has failed to stop it, by the monotonic clock; 0 for never.
+        self.deadline = clock.monotonic() + self.hard + STUCK_S if self.hard else 0.0
         #: What to throw in place of the next cancellation.
         self.instead: BaseException | None = None
         self.verdict: Verdict | None = None
@@ -83,11 +89,6 @@ class Attempt:
         self.running: asyncio.Task[None] | None = None
         self.timers: list[asyncio.TimerHandle] = []
         self.has_begun = self.has_ended = False
-
-    @property
-    def deadline(self) -> float:
-        """When even the loop has failed to stop it, by the monotonic clock; 0 for never."""
-        return clock.monotonic() + self.hard + STUCK_S if self.hard else 0.0
 
     def seen_request(self) -> Context | None:
         """The request that the task sees while it runs; None before and after."""
@@ -121,24 +122,30 @@ class Coroutines:
 
     Args:
         executor: says how attempts end that were taken away.
+        storage: tells which of them were revoked.
         owner: whose notes they are in.
         noting: the lock under which both threads note.
         most: how many may run at a time.
         wake: wakes the main thread.
         indescribable: makes the outcome of an attempt of which nothing better can be said.
+        expect: told of deadlines at which the loop itself must be stuck; None if nobody can end its process.
     """
 
     def __init__(
         self,
         executor: Executor,
+        storage: Storage,
         owner: Owner,
         noting: threading.Lock,
         most: int,
         wake: Callable[[], None],
         indescribable: Callable[[Any, Claim, Exception], Outcome],
+        expect: Callable[[float], None] | None = None,
     ) -> None:
-        self._executor, self._owner, self._noting, self._wake = executor, owner, noting, wake
-        self._indescribable = indescribable
+        self._executor, self._storage, self._owner = executor, storage, owner
+        self._noting, self._wake = noting, wake
+        self._indescribable, self._expect = indescribable, expect
+        self._look_at = 0.0
         self._free = list(range(most, 0, -1))
         #: All that are not settled, by (seq, token).
         self.attempts: dict[tuple[int, int], Attempt] = {}
@@ -177,6 +184,8 @@ class Coroutines:
             may = self._owner.begin(claim, task.lost_mode, 0, attempt.deadline, attempt.place)
             if not may:
                 self._owner.free(attempt.place)
+        if attempt.deadline and self._expect is not None:
+            self._expect(attempt.deadline)
         if not may:
             coroutine.close()
             self._free.append(attempt.place)
@@ -193,6 +202,8 @@ class Coroutines:
 
     def ended(self) -> list[Outcome]:
         """Return the outcomes that have come since the last time; `settled` must follow."""
+        if self.attempts:
+            self._cancel_revoked()
         with self._noting:
             news, self._ended = self._ended, []
         self._settling += [attempt for attempt, _ in news]
@@ -224,6 +235,17 @@ class Coroutines:
         except RuntimeError:
             return False  # the loop has ended
         return True
+
+    def _cancel_revoked(self) -> None:
+        """Cancel those that were revoked, to be stopped while they run; they are looked for now and then."""
+        if clock.monotonic() < self._look_at:
+            return
+        self._look_at = clock.monotonic() + LOOK_S
+        for entry in self._storage.entries(TERMINATE):
+            said = read(entry.value)
+            is_here = said.get("owner") == self._owner.name
+            if is_here and self.cancel(said.get("seq", 0), said.get("token", 0)):
+                self._storage.write(entry.key, None, entry.value)
 
     def close(self) -> None:
         """End the loop and its thread. What runs still is cancelled, and ends like what a dead process ran."""

@@ -127,9 +127,11 @@ class Enforcer:
         return at
 
     def _end_late(self, pid: int, index: int, late: Started) -> bool:
-        limit_s = self._watch.read(index)[1]
-        shown = int(limit_s) if limit_s.is_integer() else limit_s
-        return self._judge(pid, index, (late.seq, late.token), {"why": TIME_LIMIT, "limit": shown})
+        reason: dict[str, Any] = {"why": TIME_LIMIT}
+        if not late.place:  # of those that run beside each other, the message tells
+            limit_s = self._watch.read(index)[1]
+            reason["limit"] = int(limit_s) if limit_s.is_integer() else limit_s
+        return self._judge(pid, index, (late.seq, late.token), reason)
 
     def _running(self, index: int) -> list[Started] | None:
         """Read what a child runs; None if that cannot be read."""

@@ -53,11 +53,17 @@ class Terminator:
             return
         mine = {owner.name: owner for owner in self._storage.owners() if owner.about.get("parent") == self._mine}
         for entry in entries:
-            said = _read(entry.value)
+            said = read(entry.value)
             owner = mine.get(str(said.get("owner")))
-            # Whoever takes the entry out is the one who acts: once.
-            if owner is not None and self._storage.write(entry.key, None, entry.value):
+            # Whoever takes the entry out is the one who acts: once. A coroutine's child does it itself.
+            if owner is None or self._runs_beside(owner.name, said):
+                continue
+            if self._storage.write(entry.key, None, entry.value):
                 self._pass_on(entry.key.removeprefix(TERMINATE), {**said, "pid": owner.about.get("pid")})
+
+    def _runs_beside(self, owner: str, said: dict[str, Any]) -> bool:
+        key = (said.get("seq"), said.get("token"))
+        return any(each.place and (each.seq, each.token) == key for each in self._storage.estate(owner).started)
 
     def _pass_on(self, id: str, said: dict[str, Any]) -> None:
         wanted = {name: said.get(name) for name in ("pid", "owner", "seq", "token", "signal")}
@@ -76,7 +82,8 @@ class Terminator:
         return
 
 
-def _read(value: str | None) -> dict[str, Any]:
+def read(value: str | None) -> dict[str, Any]:
+    """Return what an entry says; nothing if somebody else has written it."""
     try:
         found = json.loads(value or "{}")
     except ValueError:

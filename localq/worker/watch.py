@@ -62,9 +62,13 @@ class Watch:
         self._write(index, owner.name.encode(), limit_s)
         deadline = clock.monotonic() + limit_s
         may_run = owner.begin(claim, mode, left, deadline)
+        self.expect(deadline)
+        return may_run
+
+    def expect(self, deadline: float) -> None:
+        """Have the supervisor look at a deadline that is in the notes of an owner."""
         if deadline < _LOOK.unpack_from(self._page, 0)[0]:
             self._call()
-        return may_run
 
     def introduce(self, index: int, owner: Owner) -> None:
         """Tell the supervisor which owner a child is."""
@@ -90,3 +94,7 @@ class Post:
     def begin(self, owner: Owner, claim: Claim, mode: int, left: int, limit_s: float) -> bool:
         """See `Watch.begin`."""
         return self._watch.begin(self._index, owner, claim, mode, left, limit_s)
+
+    def expect(self, deadline: float) -> None:
+        """See `Watch.expect`."""
+        self._watch.expect(deadline)

@@ -30,12 +30,9 @@ from localq.exceptions import (
     WorkerLostError,
 )
 from localq.testing.worker import start_worker
-from localq.worker.child import Consumer
 
 #: Longest that a coroutine waits for its file, in seconds.
 LONG_S = 60.0
-#: Of plain tasks that is true still.
-LIMITS = pytest.mark.filterwarnings("ignore:option '(soft_)?time_limit':localq.exceptions.LocalqWarning")
 
 
 @pytest.fixture
@@ -429,7 +426,6 @@ def test_a_child_of_plain_tasks_has_no_loop(tmp_path):
 # -- Limits and cancelling ---------------------------------------------------------------------------
 
 
-@LIMITS
 def test_a_soft_limit_is_raised_where_it_waits_and_can_be_caught(app):
     async def fails():
         raise ValueError
@@ -480,7 +476,6 @@ def test_a_soft_limit_is_raised_where_it_waits_and_can_be_caught(app):
         assert results[2].get(timeout=30) == 2
 
 
-@LIMITS
 def test_a_hard_limit_ends_it_whatever_it_makes_of_that(app):
     failed = []
 
@@ -526,7 +521,6 @@ def test_a_hard_limit_ends_it_whatever_it_makes_of_that(app):
     assert sorted(failed) == [("TimeLimitExceeded", []), ("TimeLimitExceeded", []), ("TimeLimitExceeded", ["mine"])]
 
 
-@LIMITS
 def test_the_hard_limit_is_noted_for_whoever_can_kill_a_loop_that_is_stuck(app, go):
     @app.task(time_limit=3600)
     async def lasting():
@@ -540,55 +534,65 @@ def test_the_hard_limit_is_noted_for_whoever_can_kill_a_loop_that_is_stuck(app, 
     assert not begun(app)
 
 
-def test_a_coroutine_that_is_cancelled_from_outside_is_revoked(app, go, monkeypatch):
-    consumers = []
-    made = Consumer.__init__
-
-    def noted(self, *args):
-        consumers.append(self)
-        made(self, *args)
-
-    monkeypatch.setattr(Consumer, "__init__", noted)
-    told, cleaned = [], []
+@pytest.mark.row("R9", "R22")
+@pytest.mark.parametrize("pool", ["solo", "prefork"])
+def test_a_coroutine_that_is_revoked_while_it_runs_is_cancelled_and_no_other(app, pool, go, tmp_path):
+    told, cleaned = tmp_path / "told", tmp_path / "cleaned"
 
     @app.task
     async def lasting(word):
         try:
             await there(go)
         except asyncio.CancelledError:
-            cleaned.append(word)
+            note(cleaned, word)
             if word == "stubborn":
                 return "I go on"
             raise
         return word
 
     def revoked(sender, request, terminated, **_):
-        told.append((request.id, request.args, terminated))
+        note(told, f"{request.args[0]}-{terminated}")
 
     signals.task_revoked.connect(revoked)
     try:
-        with start_worker(app):
+        with start_worker(app, pool, concurrency=1):
             victims = [lasting.delay("meek"), lasting.delay("stubborn")]
             other = lasting.delay("other")
             wait_until(lambda: len(begun(app)) == 3)
-            records = app.storage.records([each.id for each in victims], whole=True)
-            for claim in estates(app):
-                if claim.message.id in records:
-                    assert consumers[0].cancel(claim.seq, claim.token)
+            assert [victim.revoke(terminate=True) for victim in victims] == ["terminating"] * 2
             for victim in victims:
                 error = victim.get(timeout=30, propagate=False)
                 assert isinstance(error, TaskRevokedError)
                 assert str(error) == "terminated"
                 assert victim.state == states.REVOKED
-            assert not consumers[0].cancel(10**9, 1)
             assert not other.ready()
+            assert app.storage.entries("terminate:") == []
             go.touch()
             assert other.get(timeout=30) == "other"
     finally:
         signals.task_revoked.disconnect(revoked)
-    words = ("meek", "stubborn")
-    assert sorted(told) == sorted((each.id, [word], True) for each, word in zip(victims, words, strict=True))
-    assert sorted(cleaned) == ["meek", "stubborn"]
+    assert sorted(lines(told)) == ["meek-True", "stubborn-True"]
+    assert sorted(lines(cleaned)) == ["meek", "stubborn"]
+
+
+@pytest.mark.row("R22", "N37")
+def test_a_loop_that_is_stuck_is_killed_when_a_hard_limit_is_long_over(app, go):
+    @app.task(time_limit=0.2)
+    async def blocks():
+        time.sleep(LONG_S)
+
+    @app.task(acks_late=True, reject_on_worker_lost=True)
+    async def beside():
+        await there(go)
+        return "done"
+
+    with start_worker(app, "prefork", concurrency=1):
+        victim = beside.delay()
+        wait_until(lambda: begun(app))
+        error = blocks.delay().get(timeout=30, propagate=False)
+        assert (type(error), error.args) == (TimeLimitExceeded, (0.2,))
+        go.touch()
+        assert victim.get(timeout=30) == "done"
 
 
 # -- Stopping and dying ------------------------------------------------------------------------------

@@ -111,14 +111,14 @@ class OwnerContract(Made):
         owner.begin(b, mode=2, deadline=7.5, place=2)
         owner.begin(c, mode=3)
         assert set(storage.estate(owner.name).started) == {
-            Started(a.seq, a.token, 1), Started(b.seq, b.token, 2, 7.5), Started(c.seq, c.token, 3),
+            Started(a.seq, a.token, 1, place=1), Started(b.seq, b.token, 2, 7.5, place=2), Started(c.seq, c.token, 3),
         }  # fmt: skip
         owner.end(outcome(b))
         assert {each.seq for each in storage.estate(owner.name).started} == {a.seq, c.seq}
         storage.settle([outcome(b), outcome(c)])
         owner.settled()
         owner.free(2)
-        assert storage.estate(owner.name).started == (Started(a.seq, a.token, 1),)
+        assert storage.estate(owner.name).started == (Started(a.seq, a.token, 1, place=1),)
 
     # -- recall --------------------------------------------------------------------------------------
 
