@@ -6,12 +6,12 @@ Re-exports only. The map of the house:
     serialization message options moments settings sources       data
     config rates queues routing context current canvas
     annotations log revocation parameters retries models
-    tracebacks coroutines
+    tracebacks wrapping coroutines
     storage/                                                     where work is kept
     recovery dead whereabouts meta resultstore backend waiting   acts
     graph control awaitable awaiting groups result executor
     eager publisher announcement errbacks broker
-    task tasks loader report parts registrar app                 what users hold
+    task makers tasks loader report parts registrar app                 what users hold
     worker/                                                      what runs tasks
     cli/ testing/ contrib/                                       faces
 """

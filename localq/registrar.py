@@ -21,10 +21,10 @@ from localq.config import Settings
 from localq.context import apps
 from localq.exceptions import DuplicateTaskNameWarning, LocalqWarning
 from localq.loader import Packages
+from localq.makers import AsyncTask, BoundMaker, Maker
 from localq.options import check_names
 from localq.parts import named
 from localq.signals import Signal
-from localq.task import AsyncTask, BoundMaker, Maker
 from localq.task import Task as BaseTask
 from localq.tasks import BUILTINS, TaskRegistry, check_base, class_of, is_same, share
 

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from types import GenericAlias
 from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
-    Concatenate,
     Generic,
     NoReturn,
     ParamSpec,
     Protocol,
     TypeVar,
-    overload,
 )
 
-from localq import clock, coroutines, moments
+from localq import clock, coroutines, moments, wrapping
 from localq.annotations import annotated, attributes_for
 from localq.canvas import Signature, chunks, xmap, xstarmap
 from localq.context import Context, Running, current_app, entered, request_of, running
@@ -46,7 +44,6 @@ from localq.publisher import Defaults, Publisher
 from localq.recovery import mode_of
 from localq.result import AsyncResult, EagerResult
 from localq.resultstore import keep
-from localq.retries import retrying
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -210,7 +207,7 @@ class Task(Generic[P, R]):
         """Become what the setting `task_annotations` says, in place of what it said before."""
         for name in self._asks:
             self.__dict__.pop(name, None)  # what the settings said, not the task
-        self._unwrap_run()
+        wrapping.unwrap(self)
         kind = getattr(type(self), "_unannotated", type(self))
         said = attributes_for(self.app.conf.task_annotations, self)
         # A class of its own, so that what is said of this task holds for no other, and functions become its methods.
@@ -247,37 +244,7 @@ class Task(Generic[P, R]):
         coroutines.check(self)
         own["lost_mode"] = mode_of(self)
         own["_has_shadow_name"] = kind.shadow_name is not Task.shadow_name or "shadow_name" in own
-        self._wrap_run()
-
-    def _wrap_run(self) -> None:
-        """Have `run` do what options want done around it."""
-        own = self.__dict__
-        if "_wrapped_run" in own and own.get("run") is not own["_wrapped_run"]:
-            return  # another was put in its place
-        self._unwrap_run()
-        run = plain = self.run
-        if self.pydantic:
-            # Only now: it imports pydantic, and inspect.
-            from localq.models import Models
-
-            models = Models(self, plain)
-            own["_dumped"], run = models.dumped, models.validating()
-        if self.autoretry_for:
-            own["_orig_run"], run = run, retrying(self, run)
-        if run is not plain:
-            own.update(_plain_run=plain, _wrapped_run=run, run=run)
-
-    def _unwrap_run(self) -> None:
-        """Have the plain `run` again, which an annotation may be about to wrap."""
-        own = self.__dict__
-        plain, wrapped = own.pop("_plain_run", None), own.pop("_wrapped_run", None)
-        for name in ("_orig_run", "_dumped"):
-            own.pop(name, None)
-        if wrapped is None or own.get("run") is not wrapped:
-            return
-        del own["run"]
-        if getattr(plain, "__func__", plain) is not type(self).run:
-            own["run"] = plain  # not the class's
+        wrapping.wrap(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         option = TASK_OPTIONS.get(name)
@@ -623,36 +590,6 @@ def _raise(exc: BaseException) -> NoReturn:
         raise exc
     raise exc from current
 
-
-if TYPE_CHECKING:
-
-    class AsyncTask(Task[P, R]):
-        """How the task of an `async def` function looks to a type checker: its results are what it returns at last."""
-
-        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]: ...  # type: ignore[override]
-
-        async def run(self, *args: P.args, **kwargs: P.kwargs) -> R: ...  # type: ignore[override]
-
-    class Maker(Protocol):
-        """What `@app.task(...)` is: makes a task of a function."""
-
-        @overload
-        def __call__(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
-
-        @overload
-        def __call__(self, fun: Callable[P, R], /) -> Task[P, R]: ...
-
-    class BoundMaker(Protocol):
-        """The same with `bind=True`: the function's first argument is the task."""
-
-        @overload
-        def __call__(self, fun: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
-
-        @overload
-        def __call__(self, fun: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
-
-else:
-    AsyncTask, Maker, BoundMaker = Task, Callable, Callable
 
 #: Methods from which something is derived.
 _HANDLERS = frozenset({"before_start", "on_success", "on_failure", "on_retry", "after_return", "shadow_name", "run"})

@@ -12,8 +12,9 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 from localq.canvas import signature
 from localq.context import apps, current_app, current_task, running
 from localq.exceptions import InvalidTaskError, NotRegistered
+from localq.makers import AsyncTask, BoundMaker, Maker
 from localq.options import check_names
-from localq.task import AsyncTask, BoundMaker, Maker, Task
+from localq.task import Task
 
 P = ParamSpec("P")
 R = TypeVar("R")

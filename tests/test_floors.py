@@ -25,7 +25,8 @@ FLOORS = (
     (
         "data",
         """serialization message options moments schedules settings sources config rates queues routing context current
-        canvas annotations log revocation parameters retries models tracebacks coroutines""",
+        canvas annotations log revocation parameters retries models wrapping tracebacks
+        coroutines""",
     ),
     ("store", "storage"),
     (
@@ -33,7 +34,7 @@ FLOORS = (
         """backend recovery dead whereabouts remainder meta resultstore waiting graph groups result announcement
         errbacks awaitable awaiting executor eager publisher control broker""",
     ),
-    ("users", "task tasks loader report parts registrar app"),
+    ("users", "task makers tasks loader report parts registrar app"),
     ("worker", "worker"),
     ("faces", "cli testing contrib __main__ __init__"),
 )
@@ -46,7 +47,7 @@ LATE = {
     ("moments", "zoneinfo"): "3 ms, and few projects name a time zone",
     ("sources", "tomllib"): "6 ms, and few projects keep settings in a TOML file",
     ("loader", "import_module"): "the modules in which tasks are, as settings and autodiscover_tasks name them",
-    ("task", "localq.models"): "pydantic is optional, and with inspect 100 ms",
+    ("wrapping", "localq.models"): "pydantic is optional, and with inspect 100 ms",
     ("tracebacks", "tblib"): "optional, for a setting that few set",
     ("executor", "localq.awaiting"): "it imports asyncio: 40 ms, for whoever runs coroutine tasks in eager mode",
     ("app", "localq.awaiting"): "the same, for `adelay`",

@@ -24,11 +24,11 @@ HOUSE = Path(localq.__file__).parent
 FLOORS = (
     "exceptions states clock registry signals faults version",
     """serialization message options moments settings sources config rates queues routing context canvas log current
-    annotations revocation parameters retries models tracebacks coroutines""",
+    annotations revocation parameters retries models wrapping tracebacks coroutines""",
     "storage",
     """recovery dead whereabouts remainder meta resultstore waiting graph groups awaitable awaiting result announcement
     errbacks executor publisher backend eager broker""",
-    "task tasks loader report parts registrar app",
+    "task makers tasks loader report parts registrar app",
     "worker",
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}

@@ -90,8 +90,9 @@ class Main:
         self.owner = self.storage.enlist({"kind": "test"})
         self.woken = threading.Event()
         self.beside = Coroutines(
-            self.executor, self.owner, threading.Lock(), 5, self.woken.set, lambda *_: pytest.fail("indescribable")
-        )
+            self.executor, self.storage, self.owner, threading.Lock(), 5, self.woken.set,
+            lambda *_: pytest.fail("indescribable"),
+        )  # fmt: skip
         self.owner.turn()
 
     def start(self, task, *args):
