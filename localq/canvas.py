@@ -13,17 +13,13 @@ Must not know apps, tasks or stores; "something that sends" is a protocol.
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Protocol
 
 from localq.context import current_app
-from localq.exceptions import LocalqWarning
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, new_id
-from localq.options import check_call_names
+from localq.options import check_call_names, warn_user
 from localq.serialization import safe_repr
 
 #: `Step.feed`, and the header of the same name.
@@ -521,7 +517,7 @@ class Plan:
         if not steps:
             raise ValueError("an empty chain cannot be sent: give it at least one task")
         if len(steps) > 1 and sig.options.get("link_error"):
-            _warn(
+            warn_user(
                 "link_error of a chain is told if its first task fails, and not yet of the others: give it to each "
                 "task, as task.s(...).on_error(errback)"
             )
@@ -565,26 +561,15 @@ class Plan:
 def _warn_of_lost(sig: chord) -> None:
     """Warn of what a chord's options ask for, and nobody does yet."""
     if sig.options.get("link_error"):
-        _warn(
+        warn_user(
             "link_error of a chord is not told yet: give it to the tasks of its header, and to its body, as "
             "task.s(...).on_error(errback)"
         )
     lost = sorted(name for name in sig.options.keys() - _OF_CHORDS if sig.options[name] is not None)
     if lost:
-        _warn(f"options of a chord have no effect yet: {', '.join(lost)}; set them on its body, body.set(...)")
+        warn_user(f"options of a chord have no effect yet: {', '.join(lost)}; set them on its body, body.set(...)")
     if sig.body.options.get("link_error"):
-        _warn("link_error of a chord's body is told if the body fails, and not yet if a task of its header does")
-
-
-def _warn(text: str) -> None:
-    """Warn at the line of the user's that sends the workflow, however deep below it this is."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(f"{text} (this version of localq)", LocalqWarning, stacklevel=level)
-
-
-_PACKAGE = os.path.dirname(__file__) + os.sep
+        warn_user("link_error of a chord's body is told if the body fails, and not yet if a task of its header does")
 
 
 #: Options of a chord that are obeyed, or warned of by themselves.
