@@ -297,8 +297,8 @@ def given_back(claim: Claim) -> Outcome:
 
 
 def _spared(claim: Claim, number: int) -> Outcome | None:
-    """How a task ends whose process was killed for another's sake: it runs again uncharged, if it may run again."""
-    return given_back(claim) if Mode.unpacked(number).kind in (LATE_REJECT, RETRY) else None
+    """How a task ends whose process was killed for another's sake: it runs again, if it may, whatever the limit."""
+    return given_back(claim)._replace(charged=1) if Mode.unpacked(number).kind in (LATE_REJECT, RETRY) else None
 
 
 def reason_of(started: Started) -> dict[str, Any]:
