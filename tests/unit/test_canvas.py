@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from working import work_off
 
 from localq import LocalQ, Signature, chain, chord, group, maybe_signature, signature
-from localq.canvas import RESULT, RESULTS, Plan
 from localq.context import apps
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID
+from localq.plan import RESULT, RESULTS, Plan
 
 app = LocalQ("proj", store="memory:", set_as_current=False)
 
@@ -58,10 +58,13 @@ def model(tree, *before):
     if tree[0] == "leaf":
         return [tree[1]] if tree[2] else [*before, tree[1]]
     if tree[0] == "chain":
-        for each in tree[1]:
+        for each in steps_of(tree[1]):
             before = (model(each, *before),)
         return before[0]
-    values = [model(each, *before) for each in members_of(tree[1])]
+    members = list(members_of(tree[1]))
+    values = [model(each, *before) for each in members]
+    if len(members) == 1 and ends_in_a_group(members[0], before):
+        values = values[0]
     return values if tree[0] == "group" else model(tree[2], values)
 
 
@@ -69,6 +72,29 @@ def members_of(trees):
     """A group that is a member of a group stands for its members, as in Celery."""
     for tree in trees:
         yield from members_of(tree[1]) if tree[0] == "group" else [tree]
+
+
+def steps_of(trees):
+    """In a chain, a chain stands for its steps, a group of one for that one, and an empty group for nothing."""
+    found = [step for tree in trees for step in step_of(tree)]
+    real = [step for step in found if step[0] != "group" or list(members_of(step[1]))]
+    return real or found[:1]
+
+
+def step_of(tree):
+    if tree[0] == "chain":
+        return steps_of(tree[1])
+    return step_of(tree[1][0]) if tree[0] == "group" and len(tree[1]) == 1 else [tree]
+
+
+def ends_in_a_group(tree, before):
+    """Behind something, an empty group is a task that returns an empty list."""
+    if tree[0] == "chain":
+        *first, last = steps_of(tree[1])
+        return ends_in_a_group(last, before or first)
+    if tree[0] == "chord":
+        return ends_in_a_group(tree[2], True)
+    return tree[0] == "group" and bool(list(members_of(tree[1])) or not before)
 
 
 @settings(max_examples=250)
@@ -214,9 +240,12 @@ def test_a_group_is_true_even_when_it_is_empty():
     assert group(app=app).apply().get() == []
 
 
-def test_an_empty_chain_cannot_be_sent():
+@pytest.mark.row("F229")
+def test_an_empty_chain_sends_nothing():
+    empty = chain(app=app)
+    assert [empty(), empty.delay(), empty.apply_async(), empty.apply()] == [None] * 4
     with pytest.raises(ValueError, match="empty chain"):
-        chain(app=app).apply_async()
+        empty.freeze()
 
 
 def test_options_of_a_chain_are_its_first_tasks_and_its_id_is_its_last_tasks():
