@@ -166,8 +166,19 @@ def linked(steps: list[Any], links: list[Any], errbacks: list[Any]) -> list[Any]
     if links and steps:
         steps = [*steps[:-1], steps[-1].clone()]
         for link in links:
-            steps[-1].link(link)
+            _link_end(steps[-1], link)
     return steps
+
+
+def _link_end(step: Any, link: Any) -> None:
+    if isinstance(step, group):
+        # It is the chain's callback, not the group's: each member's, and with its result.
+        for each in step.tasks:
+            _link_end(each, link)
+    elif isinstance(step, chord):
+        _link_end(step.body, link)
+    else:
+        step.link(link)
 
 
 @Signature.register_type("group")
@@ -226,7 +237,7 @@ class group(Members):
 
     def link(self, callback: Any) -> Any:
         """Send this signature when the first member has succeeded, without its result; see `chord` for all of them."""
-        for first in self.tasks[:1]:
+        for first in (each for each in self.tasks if not _is_void(each) and not is_empty_chain(each)):
             return first.link(as_signature(callback).clone().set(immutable=True))
         raise ValueError("an empty group has no task that could be linked to")
 
@@ -502,12 +513,12 @@ def real_steps(steps: Iterable[Any], look: bool = False) -> list[Any]:
             left += step._spliced()[::-1]
         elif not isinstance(step, group) or (step.is_waiting and not look):
             found.append(step)
-        elif len(step._parts()) == 1:
+        elif _is_void(step):
+            empty.append(step)
+        elif len(step._parts()) == 1 and not (found and isinstance(found[-1], group)):
             options = {key: value for key, value in step.options.items() if key not in _CHAINS_OWN}
             member = step._lend()[0]
             left.append(member._bound(options=options) if options else member)
-        elif _is_void(step):
-            empty.append(step)
         else:
             found.append(step)
     return found or empty[:1]

@@ -56,7 +56,7 @@ class Eager:
         unrun: set[str] = set()
         for step in plan.steps:
             before = _before(step, done, groups)
-            failed = next((each for each in before if each.failed()), None)
+            failed = next((each for each in before if each.state in states.PROPAGATE_STATES), None)
             if failed is not None:
                 exc = failed.result if failed.id in unrun else _passed_on(step, failed)
                 result: EagerResult[Any] = EagerResult(step.id, exc, "FAILURE", failed.traceback)

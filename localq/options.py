@@ -8,6 +8,8 @@ declaration, and whoever obeys it. Must not know tasks, apps or messages, and ob
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -406,3 +408,14 @@ def check_call_names(options: Mapping[str, Any], also: Collection[str] = ()) -> 
     for name in options:
         if name not in CALL_OPTIONS and name not in also and name not in (options.get("stamped_headers") or ()):
             refuse_near_miss(name)
+
+
+def warn_user(text: str) -> None:
+    """Warn at the line of the user's that led here, however deep below it this is."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(f"{text} (this version of localq)", LocalqWarning, stacklevel=level)
+
+
+_PACKAGE = os.path.dirname(__file__) + os.sep

@@ -9,18 +9,16 @@ Must not change the signatures, and knows no apps, tasks or stores.
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
 from typing import Any
 
 from localq.canvas import chain, chord, chunks, group, is_empty_chain, linked, real_steps, xmap, xstarmap
-from localq.exceptions import LocalqWarning
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, new_id
+from localq.options import warn_user
 from localq.signatures import Signature, as_signature, each_of
 
 #: `Step.feed`, and the header of the same name.
 RESULT, RESULTS = "result", "results"
+NOT_TOLD = "link_error of a chord's body is told if the body fails, and not yet if a task of its header does"
 #: Options of a group that are not its members'.
 _GROUPS_OWN = frozenset({"task_id", "group_id", "group_index", "chord", "add_to_parent"})
 
@@ -75,7 +73,7 @@ class Plan:
 
     def __init__(self, sig: Signature) -> None:
         self.steps: list[Step] = []
-        node = self._lay(sig, None)
+        node = self._lay_sent(sig) if isinstance(sig, group) else self._lay(sig, None)
         if node is None:
             raise ValueError("an empty chain cannot be sent: give it at least one task")
         self.node = node
@@ -85,9 +83,7 @@ class Plan:
         while isinstance(sig, chord):
             header, sig = sig.sent()
             if sig.options.get("link_error"):
-                _warn(
-                    "link_error of a chord's body is told if the body fails, and not yet if a task of its header does"
-                )
+                warn_user(NOT_TOLD)
             before = self._lay_group(header, before)
         if isinstance(sig, chain):
             for each in real_steps([sig], look=True):
@@ -113,25 +109,22 @@ class Plan:
                 step.links.append(_as_tuple(end, node))
         return node
 
+    def _lay_sent(self, sig: group) -> Node:
+        parts = _parts(sig)
+        if len(parts) != 1:
+            return self._lay_group(sig, None)
+        node = self._lay(parts[0], None)
+        assert node is not None
+        # A group of one that ends in a group is that group (F212); as a header, or within others, it is a list of one.
+        return node if node.members is not None else _grouped(sig, None, [node])
+
     def _lay_group(self, sig: group, before: Node | None) -> Node:
-        group_id = sig.id or new_id()
-        parts = [each for each in _flat(sig) if not is_empty_chain(each)]
+        parts = _parts(sig)
         if not parts and before is not None:
             # What follows is fed an empty list, but not before what stands here has ended.
-            return self._lay_task(Signature("celery.accumulate", task_id=group_id, immutable=True), before)
-        if len(parts) == 1:
-            node = self._lay(parts[0], before)
-            assert node is not None
-            if node.members is not None:
-                return node  # a group of what ends in a group is that group
-            members = [node]
-        else:
-            # A member's last step is put before the next member's first: the ends are in the order of their places.
-            members = [self._with_one_end(self._lay(each, before)) for each in parts]
-        ends = [end for member in members for end in member.ends]
-        for position, end in enumerate(ends):
-            end.group_id, end.position = group_id, position
-        return Node(group_id, before, members, ends)
+            return self._lay_task(Signature("celery.accumulate", task_id=sig.id, immutable=True), before)
+        # A member's last step is put before the next member's first: the ends are in the order of their places.
+        return _grouped(sig, before, [self._with_one_end(self._lay(each, before)) for each in parts])
 
     def _with_one_end(self, node: Node | None) -> Node:
         assert node is not None
@@ -154,15 +147,12 @@ class Plan:
             step.feed = None
 
 
-def _warn(text: str) -> None:
-    """Warn at the line of the user's that sends the workflow, however deep below it this is."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(f"{text} (this version of localq)", LocalqWarning, stacklevel=level)
-
-
-_PACKAGE = os.path.dirname(__file__) + os.sep
+def _grouped(sig: group, before: Node | None, members: list[Node]) -> Node:
+    group_id = sig.id or new_id()
+    ends = [end for member in members for end in member.ends]
+    for position, end in enumerate(ends):
+        end.group_id, end.position = group_id, position
+    return Node(group_id, before, members, ends)
 
 
 def _as_tuple(node: Node, until: Node) -> Any:
@@ -177,6 +167,10 @@ def _as_tuple(node: Node, until: Node) -> Any:
         members = None if part.members is None else [_as_tuple(each, part.parent or until) for each in part.members]
         found = (part.id, found), members
     return found
+
+
+def _parts(sig: group) -> list[Any]:
+    return [each for each in _flat(sig) if not is_empty_chain(each)]
 
 
 def _flat(sig: group) -> list[Any]:

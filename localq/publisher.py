@@ -308,7 +308,7 @@ class Publisher:
         if not 0 <= wanted <= 255:
             first, last = (255, 0) if self._is_high_first else (0, 255)
             raise ValueError(f"priority {wanted!r} is not within 0 to 255: {first} is first, {last} last")
-        return 255 - wanted if self._is_high_first else wanted
+        return 255 - wanted if self._is_high_first else int(wanted)
 
     def _headers(
         self,

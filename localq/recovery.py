@@ -59,6 +59,8 @@ _KIND, _MOST, _DELAY = (1 << _AGAIN_AT) - 1, (1 << _DELAY_AT - _MOST_AT) - 1, (1
 MAX_REDELIVERIES = 3
 #: Why a process died, where nobody says more.
 GONE, STOPPED = "its process is gone", "its worker was stopped at once"
+#: Why it died, for those that it ran beside the task that was to be ended.
+BESIDE = "its process was killed to end another task that it ran at the same time"
 
 
 class Mode(NamedTuple):
@@ -164,6 +166,8 @@ def sweep(
         freed += _settled(storage, estate, outcomes, herald)
         faults.at("sweep.settled")
         storage.retire(owner.name)
+        if reasons is not None:
+            reasons.pop(int(str(owner.about.get("pid") or 0)), None)  # a later process may have this number
         faults.at("sweep.retired")
     return freed
 
@@ -270,14 +274,18 @@ def verdicts(estate: Estate, parent_lives: bool, reason: str, limit: int, url: s
     """Decide how each of a dead owner's claims ends; `url` names the store, to whoever would run them again."""
     ended = {(outcome.seq, outcome.token): outcome for outcome in estate.ended}
     started = {(each.seq, each.token): each for each in estate.started}
+    # Of several that ran at the same time, the process was killed for the sake of one: the others did nothing wrong.
+    is_beside = any(reason_of(each).get("why") in (TIME_LIMIT, REVOKED) for each in estate.started)
     found = []
     for claim in estate.claims:
         key = (claim.seq, claim.token)
         if key in ended:
             found.append(ended[key])
         elif key in started:
-            found.append(_sentence(claim, started[key], limit) or
-                         _verdict(claim, started[key].mode, parent_lives, reason, limit, url))  # fmt: skip
+            found.append(
+                _sentence(claim, started[key], limit) or (is_beside and _spared(claim, started[key].mode)) or
+                _verdict(claim, started[key].mode, parent_lives, BESIDE if is_beside else reason, limit, url)
+            )  # fmt: skip
         else:
             found.append(given_back(claim))
     return found
@@ -286,6 +294,11 @@ def verdicts(estate: Estate, parent_lives: bool, reason: str, limit: int, url: s
 def given_back(claim: Claim) -> Outcome:
     """The outcome of a claim that was never started: nothing happened, nothing is charged."""
     return Outcome(claim.seq, claim.token, claim.message.id, ended=False)
+
+
+def _spared(claim: Claim, number: int) -> Outcome | None:
+    """How a task ends whose process was killed for another's sake: it runs again uncharged, if it may run again."""
+    return given_back(claim) if Mode.unpacked(number).kind in (LATE_REJECT, RETRY) else None
 
 
 def reason_of(started: Started) -> dict[str, Any]:

@@ -331,7 +331,13 @@ class Signature(dict[str, Any]):
         return self
 
     def append_to_list_option(self, key: str, value: Any) -> Any:
-        """Add a value to an option that is a list, unless it is there; returns it."""
+        """Add a signature to an option that is a list of them, unless it is there; returns it.
+
+        Raises:
+            TypeError: it is no signature.
+        """
+        if not isinstance(value, dict):
+            raise TypeError(f"{key} takes a signature, got {safe_repr(value, SHOWN)}: write task.s(...)")
         known = each_of(self.options.get(key))
         self.options[key] = known if value in known else [*known, value]
         return value

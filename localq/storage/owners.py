@@ -268,7 +268,10 @@ class LockedOwner:
         """Note an outcome; returns False if it did not fit and must be settled at once."""
         if self._notes is None:
             return False
-        data = marshal.dumps(_plain(outcome), 2)
+        try:
+            data = marshal.dumps(_plain(outcome), 2)
+        except ValueError:
+            return False  # it holds something of a class of the user's: an IntEnum for a priority
         start = _JOURNAL_AT + self._used
         stop = start + _LENGTH.size + len(data)
         if stop > NOTES_SIZE:

@@ -249,9 +249,10 @@ class Consumer:
         while self._attempts or outcomes:
             outcomes += self._beside.ended()
             try:
-                self._report(settle_each(storage, outcomes))
+                stale = settle_each(storage, outcomes)
                 outcomes = []
-                self._beside.settled()
+                if not self._beside.settled():  # else the steward has settled for us
+                    self._report(stale)
             except (StoreFull, StoreBusy) as exc:
                 if not self._beside.running:
                     raise  # they are noted, and whoever sweeps will write them

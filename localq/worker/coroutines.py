@@ -26,6 +26,7 @@ from localq.context import Context, running, shown_name
 from localq.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from localq.executor import Executor
 from localq.message import Claim, Outcome
+from localq.recovery import Mode, given_back
 from localq.revocation import TERMINATE
 from localq.storage.base import Owner, Storage
 from localq.worker.terminator import read
@@ -332,8 +333,11 @@ class Coroutines:
     def _time_out(self, attempt: Attempt, limit: float) -> None:
         m = attempt.claim.message
         logger.error("Hard time limit (%ss) exceeded for %s[%s]", limit, shown_name(m), m.id)
-        exc = TimeLimitExceeded(limit)
-        self._withdraw(attempt, partial(self._executor.failed, attempt.task, attempt.claim, exc))
+        task, claim = attempt.task, attempt.claim
+        if Mode.unpacked(task.lost_mode).again_in_time and claim.redeliveries < task.app.conf.task_max_redeliveries:
+            self._withdraw(attempt, lambda _: given_back(claim)._replace(charged=1))
+            return
+        self._withdraw(attempt, partial(self._executor.failed, task, claim, TimeLimitExceeded(limit)))
 
     def _withdraw(self, attempt: Attempt, verdict: Verdict) -> None:
         """Cancel an attempt whose outcome is known already, whatever it makes of that."""

@@ -169,6 +169,7 @@ class Enforcer:
 
     def _kill(self, pid: int) -> None:
         _send(os.killpg, pid, signal.SIGKILL)
+        _send(os.kill, pid, signal.SIGKILL)  # it may have left its group
         self._doomed[pid] = math.inf  # until it is reaped
 
 

@@ -45,7 +45,7 @@ class Terminator:
         try:
             self._take()
         except (StoreFull, StoreBusy) as exc:
-            logger.warning("a revoked task goes on for now: %s", exc)  # the word stays, and is read at the next round
+            logger.warning("what asks for a task's end stays in the store for now: %s", exc)  # until the next round
 
     def _take(self) -> None:
         entries = self._storage.entries(TERMINATE)
@@ -55,11 +55,12 @@ class Terminator:
         for entry in entries:
             said = read(entry.value)
             owner = mine.get(str(said.get("owner")))
-            # Whoever takes the entry out is the one who acts: once. A coroutine's child does it itself.
-            if owner is None or self._runs_beside(owner.name, said):
-                continue
-            if self._storage.write(entry.key, None, entry.value):
+            # A coroutine's child ends it itself.
+            if owner is not None and not self._runs_beside(owner.name, said):
+                # Taken out afterwards: a steward that dies in between leaves it to the next one. To be told twice of
+                # the same attempt is nothing to the supervisor.
                 self._pass_on(entry.key.removeprefix(TERMINATE), {**said, "pid": owner.about.get("pid")})
+                self._storage.write(entry.key, None, entry.value)
 
     def _runs_beside(self, owner: str, said: dict[str, Any]) -> bool:
         key = (said.get("seq"), said.get("token"))

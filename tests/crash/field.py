@@ -103,22 +103,25 @@ class Field:
 
     Args:
         seed: of what is left to chance.
+        tasks: the program of them all.
         variables: of the environment of every process.
     """
 
-    def __init__(self, directory: Path, seed: int, producers: int = 4, workers: int = 1, **variables: str) -> None:
-        self.store, self._file, self._runs = directory / "store", directory / "field.py", directory / "runs"
-        self._file.write_text(TASKS)
+    def __init__(
+        self, directory: Path, seed: int, producers: int = 4, workers: int = 1, tasks: str = TASKS, **variables: str
+    ) -> None:
+        self.store, self._file, self.runs_path = directory / "store", directory / "field.py", directory / "runs"
+        self._file.write_text(tasks)
         self.app = LocalQ("watcher", store=self.store, set_as_current=False)
         ids = directory / "ids"
         self._env = environment(
-            FIELD_STORE=str(self.store), FIELD_RUNS=str(self._runs), FIELD_IDS=str(ids), **variables
+            FIELD_STORE=str(self.store), FIELD_RUNS=str(self.runs_path), FIELD_IDS=str(ids), **variables
         )
         self.pick = random.Random(seed)
         self.log_path = directory / "log"
         self._log = self.log_path.open("wb")
         ids.touch()
-        self._runs.touch()
+        self.runs_path.touch()
         self._ids, self._rest = ids.open(), ""
         #: The ids that `delay` returned -> the task's name.
         self.accepted: dict[str, str] = {}
@@ -126,6 +129,8 @@ class Field:
         #: Ends as this process read them first, and as a producer that waited told of them.
         self.seen: dict[str, Record] = {}
         self.told: dict[str, list[str]] = {}
+        #: What producers told of their revokes, by id: words, and when they were said.
+        self.answers: dict[str, list[tuple[str, float]]] = {}
         self.kills: Counter[str] = Counter()
         #: Children that died of the kills: each may have been in the middle of one task.
         self.children_killed = 0
@@ -160,7 +165,7 @@ class Field:
     def alive(self) -> list[int]:
         """Every live process of this field, whoever its parent is by now: found by its environment."""
         mark = f"FIELD_STORE={self.store}\0".encode()
-        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if mark in _environment_of(pid)]
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if mark in environment_of(pid)]
 
     def choose(self) -> tuple[str, int]:
         """Choose a victim by chance: what it is, and its pid. One of its kind is waited for if there is none yet."""
@@ -180,10 +185,10 @@ class Field:
         """Kill somebody; start anew what nobody else would."""
         kind, pid = self.choose()
         family = children_of(pid)
-        if kind == "worker":
-            signal_all(pid, signal.SIGKILL)
-        else:
-            os.kill(pid, signal.SIGKILL)
+        try:
+            signal_all(pid, signal.SIGKILL) if kind == "worker" else os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return  # its worker has killed it meanwhile, for the sake of its task
         self.kills[kind] += 1
         self.children_killed += {"child": 1, "supervisor": CONCURRENCY, "worker": CONCURRENCY}.get(kind, 0)
         if kind == "producer":
@@ -261,6 +266,8 @@ class Field:
             word, id, *more = line.split(" ", 3)
             if word == "saw":
                 self.told[id] = more
+            elif word == "answer":
+                self.answers.setdefault(id, []).append((more[0], float(more[1])))
             else:
                 self.accepted[id] = word
                 self._order.append(id)
@@ -278,8 +285,8 @@ class Field:
     def runs(self) -> dict[str, Run]:
         """What ran, by id."""
         found: dict[str, Run] = {}
-        for line in self._runs.read_text().splitlines():
-            what, id, word = line.split()
+        for line in self.runs_path.read_text().splitlines():
+            what, id, word, *_ = line.split()
             run = found.setdefault(id, Run([], []))
             (run.started if what == "start" else run.ended).append(word)
         return found
@@ -302,7 +309,7 @@ class Field:
         return [text for (text,) in self.app.storage._session().read("pragma integrity_check")]
 
 
-def _environment_of(pid: int) -> bytes:
+def environment_of(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
@@ -398,7 +405,7 @@ def judge_what_was_read(there: Field, records: dict[str, Record]) -> None:
     assert [id for id, record in there.seen.items() if record != records[id]] == []
     for id, (state, value) in there.told.items():
         assert records[id].state == state
-        assert state == "FAILURE" or json.loads(records[id].result) == value
+        assert state != "SUCCESS" or json.loads(records[id].result) == value
 
 
 def judge_what_is_left(there: Field) -> None:

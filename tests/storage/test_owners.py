@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import signal
+from enum import IntEnum
 
 import pytest
 from forking import Line, ended, forked, killed
@@ -302,6 +303,15 @@ def test_an_outcome_that_does_not_fit_is_refused_and_what_was_noted_stays(owners
     assert owner.end(Outcome(1, 1, "small", "SUCCESS"))
     assert not owner.end(Outcome(2, 1, "big", "SUCCESS", result=b"x" * NOTES_SIZE))
     assert [outcome.id for outcome in owners.notes(owner.name, []).ended] == ["small"]
+
+
+def test_an_outcome_of_which_a_part_is_of_a_users_class_is_refused_too(owners):
+    class Level(IntEnum):
+        HIGH = 3
+
+    owner = owners.enlist({}, journal=True)
+    again = Message("a", "t", b"[]", priority=Level.HIGH)
+    assert not owner.end(Outcome(1, 1, "a", "RETRY", ended=False, again=again))
 
 
 def test_without_a_journal_every_outcome_must_be_settled_at_once(owners):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from working import work_off
 
-from localq import LocalQ, signals
+from localq import LocalQ, chain, signals
 from localq.exceptions import AlwaysEagerIgnored, MaxRetriesExceededError
 
 
@@ -166,3 +166,11 @@ def test_an_eager_call_is_not_published(app):
     finally:
         signals.before_task_publish.disconnect(receive)
     assert heard == []
+
+
+def test_nothing_runs_behind_a_step_that_has_expired(app):
+    ran = []
+    first = app.task(name="first")(lambda: ran.append("first"))
+    second = app.task(name="second")(lambda value: ran.append("second"))
+    result = chain(first.s().set(expires=-1), second.s()).apply()
+    assert (result.state, type(result.result).__name__, ran) == ("FAILURE", "TaskRevokedError", [])

@@ -458,3 +458,15 @@ def test_many_may_sweep_at_once_and_each_claim_is_freed_once(storage):
     assert sum(map(int, line.hear())) == 3
     (first, *_) = storage.settle((), Want("me", ("celery",), 3, 0.0)).claims
     assert first.redeliveries == 1
+
+
+@pytest.mark.parametrize(("mode", "state", "charged"), [
+    (EARLY, "FAILURE", 1), (LATE, "FAILURE", 1), (LATE_REJECT, None, 0), (Mode(RETRY, 3, 1.0).packed(), None, 0),
+])  # fmt: skip
+def test_who_ran_beside_a_task_that_was_ended_did_nothing_wrong(mode, state, charged):
+    started = [Started(1, 1, EARLY, 0.0, '{"why": "time limit", "limit": 1}', 1), Started(2, 1, mode, place=2)]
+    culprit, other = verdicts(Estate([claim(1), claim(2)], started), True, "signal 9 (SIGKILL)", 3)
+    assert culprit.state == "FAILURE"
+    assert (other.state, other.charged) == (state, charged)
+    if state:
+        assert b"killed to end another task" in other.result

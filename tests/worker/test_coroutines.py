@@ -575,6 +575,21 @@ def test_a_coroutine_that_is_revoked_while_it_runs_is_cancelled_and_no_other(app
     assert sorted(lines(cleaned)) == ["meek", "stubborn"]
 
 
+@pytest.mark.row("F047")
+def test_one_that_may_be_tried_again_in_time_is(app, tmp_path):
+    ran = tmp_path / "ran"
+
+    @app.task(acks_late=True, acks_on_timeout=False, time_limit=0.2)
+    async def slow_once():
+        note(ran, "began")
+        if len(lines(ran)) == 1:
+            await asyncio.sleep(LONG_S)
+        return len(lines(ran))
+
+    with start_worker(app):
+        assert slow_once.delay().get(timeout=30) == 2
+
+
 @pytest.mark.row("R22", "N37")
 def test_a_loop_that_is_stuck_is_killed_when_a_hard_limit_is_long_over(app, go):
     @app.task(time_limit=0.2)

@@ -262,6 +262,17 @@ def test_only_the_task_that_was_revoked_is_terminated(child, change):
     assert json.loads(child.reason()) == {"why": "revoked", "signal": 15}
 
 
+def test_to_be_told_twice_to_terminate_a_task_is_to_be_told_once(child):
+    child.runs(1, 30.0)
+    said = {"pid": child.pid, "owner": child.owner.name, "seq": 1, "token": 1, "signal": 15}
+    child.enforcer.terminate(child.children, said)
+    child.enforcer.terminate(child.children, {**said, "signal": 9})
+    assert json.loads(child.reason()) == {"why": "revoked", "signal": 15}
+    assert child.enforcer.buried(child.pid, 1)
+    child.enforcer.terminate({}, said)  # it has ended, and its place may be another's
+    assert child.enforcer.pause_s() is None
+
+
 # -- Where soft limits strike --------------------------------------------------------------------------
 
 
@@ -394,7 +405,7 @@ def test_a_word_that_makes_no_sense_ends_nothing(app: LocalQ, tmp_path, change, 
     os.close(write_end)
 
 
-def test_a_word_that_cannot_be_taken_out_now_is_taken_out_later(app: LocalQ, monkeypatch, caplog):
+def test_a_word_that_cannot_be_taken_out_now_is_passed_on_and_taken_out_later(app: LocalQ, monkeypatch, caplog):
     read_end, write_end = os.pipe()
     owner = app.storage.enlist({"kind": "child", "parent": {"pid": 1}})
     said = {"signal": 15, "seq": 1, "token": 1, "owner": owner.name}
@@ -407,8 +418,35 @@ def test_a_word_that_cannot_be_taken_out_now_is_taken_out_later(app: LocalQ, mon
     with monkeypatch.context() as patched:
         patched.setattr(type(app.storage), "write", full)
         terminator.rung()
-    assert "goes on for now: the disk is full" in caplog.text
+    assert "stays in the store for now: the disk is full" in caplog.text
+    assert json.loads(os.read(read_end, 4096))["seq"] == 1
     terminator.rung()
+    assert app.storage.entries("terminate:") == []
+    owner.close()
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_a_word_is_passed_on_although_its_steward_dies_with_it_in_hand(app: LocalQ, monkeypatch):
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    mine, write = {"pid": 1}, type(app.storage).write
+    owner = app.storage.enlist({"kind": "child", "parent": mine})
+    said = {"signal": 15, "seq": 1, "token": 1, "owner": owner.name}
+    app.storage.write("terminate:id", json.dumps(said), None)
+
+    class Died(BaseException):
+        pass
+
+    def write_and_die(*what):
+        write(*what)
+        raise Died
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(app.storage), "write", write_and_die)
+        with pytest.raises(Died):
+            Terminator(app.storage, Timer(), mine, write_end).rung()
+    Terminator(app.storage, Timer(), mine, write_end).rung()  # the next steward's
     assert json.loads(os.read(read_end, 4096))["seq"] == 1
     owner.close()
     os.close(read_end)
