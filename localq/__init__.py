@@ -4,9 +4,10 @@ Re-exports only. The map of the house:
 
     exceptions states clock registry signals faults version      words
     serialization message options moments settings sources       data
-    config rates queues routing context current canvas
-    annotations log revocation parameters retries models
-    tracebacks wrapping coroutines
+    config rates queues routing context current lazy stamping
+    signatures maps workflows canvas plan annotations log
+    revocation parameters retries models tracebacks wrapping
+    coroutines
     storage/                                                     where work is kept
     recovery dead whereabouts meta resultstore backend waiting   acts
     graph control awaitable awaiting groups result executor

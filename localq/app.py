@@ -37,6 +37,7 @@ from localq.groups import GroupResult, Groups, ResultSet
 from localq.message import Message, new_id
 from localq.options import OPTIONS, check_call
 from localq.parts import Parts, named
+from localq.plan import Node, Plan
 from localq.publisher import Publisher, expect
 from localq.registrar import Registrar
 from localq.remainder import body_of_chord, rest_of_chain
@@ -331,7 +332,7 @@ class LocalQ(Registrar, Parts):
         return await sent(self.backend, send)
 
     def _sent(self, signature: canvas.Signature) -> Any:
-        plan = canvas.Plan(signature)
+        plan = Plan(signature)
         messages = self.publisher.messages_of(plan.steps, self._task_named)
         if messages:
             messages = list(self.publisher.put(self.backend.storage, messages, signature.options))
@@ -340,14 +341,19 @@ class LocalQ(Registrar, Parts):
             note_child(result)
         return result
 
+    def promised(self, signature: canvas.Signature) -> Any:
+        """Return the result that a signature will have which has its ids; what `Signature.freeze` returns."""
+        plan = Plan(signature)
+        return self._result_of(plan.node, {step.id: self.AsyncResult(step.id) for step in plan.steps})
+
     def _task_named(self, name: str) -> BaseTask[..., Any] | None:
         tasks = self.tasks
         return tasks.get(name) or tasks.aliases.get(name)
 
-    def _result_of(self, node: canvas.Node, handles: Mapping[str, Any]) -> Any:
+    def _result_of(self, node: Node, handles: Mapping[str, Any]) -> Any:
         """Build the caller's view of a workflow, from its first part to its last."""
-        path: list[canvas.Node] = []
-        at: canvas.Node | None = node
+        path: list[Node] = []
+        at: Node | None = node
         while at is not None:
             path.append(at)
             at = at.parent
@@ -372,7 +378,7 @@ class LocalQ(Registrar, Parts):
 
     def apply(self, signature: canvas.Signature) -> Any:
         """Run a signature here and now, a workflow step by step in the order of its plan."""
-        plan = canvas.Plan(signature)
+        plan = Plan(signature)
         found = self._result_of(plan.node, Eager(self.conf, self.tasks, self.backend).workflow(self.publisher, plan))
         if self.conf.task_eager_propagates:
             found.get(disable_sync_subtasks=False)
@@ -448,16 +454,16 @@ def _caller() -> tuple[str | None, str | None]:
     return (os.path.abspath(file), name) if os.path.isfile(file) else (None, None)
 
 
-def _cut(node: canvas.Node, above: canvas.Node | None) -> canvas.Node:
+def _cut(node: Node, above: Node | None) -> Node:
     """A member's own part of the path: what stands above the whole group is the group's parent, not its."""
-    chain: list[canvas.Node] = []
-    at: canvas.Node | None = node
+    chain: list[Node] = []
+    at: Node | None = node
     while at is not None and at is not above:
         chain.append(at)
         at = at.parent
-    parent: canvas.Node | None = None
+    parent: Node | None = None
     for each in reversed(chain):
-        parent = canvas.Node(each.id, parent, each.members, each.ends)
+        parent = Node(each.id, parent, each.members, each.ends)
     assert parent is not None
     return parent
 

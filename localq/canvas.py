@@ -1,612 +1,559 @@
-"""Signatures and workflows: what to run, before it is sent.
+"""Workflows: signatures that hold others, before they are sent.
 
-A signature is a plain dict (JSON-able, as Celery's). `plan` turns any tree of signatures into
-messages-to-be: each step knows which end it waits for and what that end feeds it, so the store knows the
-whole workflow as soon as it is sent, every id of it included, and one `put` sends it all or nothing.
+    chain  a | b | c           one after another, each fed the result before it
+    group  (a, b)              side by side
+    chord  group | body        the body is fed the list of the results of the group
+    xmap, xstarmap, chunks     many calls of one task in one message, or in few
 
-    chain  a | b | c           b waits for a, c waits for b; each is fed the result before it
-    group  (a, b)              nobody waits
-    chord  group | body        body waits for every member of the group, and is fed the list of results
+All are dicts of Celery's form. A chain is kept flat: the steps of chains within it are its own, an empty group in it is
+nothing, a group of one is that one, and what follows a group is the body of a chord. `|` shares the signatures it
+joins, until somebody looks at them (`tasks`): so joining n steps takes n steps. `plan` lays all of this out.
 
-Must not know apps, tasks or stores; "something that sends" is a protocol.
+Must not know apps, tasks, stores or plans.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
-from localq.context import current_app
-from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, new_id
-from localq.options import check_call_names, warn_user
-from localq.serialization import safe_repr
+from localq.lazy import Lazy, is_waiting
+from localq.maps import chunks, xmap, xstarmap
+from localq.message import new_id
+from localq.signatures import (
+    NOWHERE,
+    Args,
+    Keys,
+    Place,
+    Signature,
+    as_signature,
+    each_of,
+    maybe_signature,
+    maybe_subtask,
+    signature,
+    subtask,
+)
+from localq.stamping import StampingVisitor, merged
+from localq.workflows import Members, Text, Workflow, clones, given, said_once, shown
 
-#: `Step.feed`, and the header of the same name.
-RESULT, RESULTS = "result", "results"
+__all__ = [
+    "Signature", "StampingVisitor", "chain", "chord", "chunks", "group", "maybe_signature", "maybe_subtask",
+    "signature", "subtask", "xmap", "xstarmap",
+]  # fmt: skip
+
+#: Options of a chain that are not its first task's, and of a chord that are not its members' and body's.
+_CHAINS_OWN = frozenset({
+    "chord", "group_id", "group_index", "link", "link_error", "parent_id", "root_id", "task_id",
+})  # fmt: skip
 
 
-class Sender(Protocol):
-    """What a signature needs in order to be sent."""
-
-    tasks: Any
-
-    def send(self, signature: Signature) -> Any: ...
-
-    def apply(self, signature: Signature) -> Any: ...
-
-
-class Signature(dict[str, Any]):
-    """A call that has not happened: task name, arguments, options.
+@Signature.register_type("chain")
+class chain(Members):
+    """Steps one after another, each fed the result of the one before it.
 
     Args:
-        task: a name, a task, or a dict that a signature was turned into.
-        immutable: takes no further arguments, and no result of the step before it.
+        tasks: signatures, or one iterable of them.
+        options: the first task's; `link` is the last one's, `link_error` every one's, `task_id` the last one's.
     """
 
-    subtask_type: str | None = None
-    #: Options that are no call's.
-    _own_options: frozenset[str] = frozenset()
-
-    def __init__(
-        self,
-        task: Any = None,
-        args: Iterable[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        options: Mapping[str, Any] | None = None,
-        immutable: bool = False,
-        app: Any = None,
-        **more: Any,
-    ) -> None:
-        if isinstance(task, dict):
-            super().__init__(task)
-        else:
-            given = {**(options or {}), **more}
-            if given:
-                check_call_names(given, self._own_options)
-            super().__init__(
-                task=getattr(task, "name", task),
-                args=tuple(args or ()),
-                kwargs=dict(kwargs or {}),
-                options=given,
-                subtask_type=self.subtask_type,
-                immutable=immutable,
-            )
-        # A signature's `app` falls back to the current one, which is not its own.
-        self._app = app if app is not None else getattr(task, "_app" if isinstance(task, dict) else "app", None)
-
-    # -- Looking at it -------------------------------------------------------------------------
-
-    @property
-    def task(self) -> str:
-        return str(self["task"])
-
-    name = task
-
-    @property
-    def args(self) -> Any:
-        return self["args"]
-
-    @property
-    def kwargs(self) -> Any:
-        return self["kwargs"]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return self["options"]  # type: ignore[no-any-return]
-
-    @property
-    def immutable(self) -> bool:
-        return bool(self.get("immutable"))
-
-    @property
-    def id(self) -> str | None:
-        return self.options.get("task_id")
-
-    @property
-    def app(self) -> Any:
-        return self._app if self._app is not None else current_app()
-
-    @property
-    def type(self) -> Any:
-        """The task itself, if it is registered here."""
-        return self.app.tasks[self.task]
-
-    # -- Making others of it -------------------------------------------------------------------
-
-    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        """Return a copy with more arguments in front, more keywords and more options."""
-        new = _typed(self)(dict(self), app=self._app)
-        if not self.immutable:
-            new["args"] = (*args, *self.args)
-            new["kwargs"] = {**self.kwargs, **(kwargs or {})}
-        kept = deepcopy(self.options) if self.options else {}
-        new["options"] = {**kept, **{k: v for k, v in options.items() if v is not None}}
-        return new
-
-    partial = clone
-
-    def replace(self, args: Any = None, kwargs: Any = None, options: Any = None) -> Any:
-        """Return a copy with other arguments, keywords or options."""
-        new = self.clone()
-        for key, value in (("args", args), ("kwargs", kwargs), ("options", options)):
-            if value is not None:
-                new[key] = value
-        return new
-
-    def set(self, immutable: bool | None = None, **options: Any) -> Any:
-        """Set options on this signature and return it."""
-        if immutable is not None:
-            self.set_immutable(immutable)
-        check_call_names(options, self._own_options)
-        self.options.update(options)
-        return self
-
-    def set_immutable(self, immutable: bool) -> None:
-        self["immutable"] = immutable
-
-    def freeze(self, _id: str | None = None) -> Any:
-        """Give the signature its id now, and return the result it will have."""
-        self.options.setdefault("task_id", _id or new_id())
-        return self.app.AsyncResult(self.options["task_id"])
-
-    def link(self, callback: Any) -> Any:
-        """Send this signature with the result when the task has succeeded; returns it."""
-        return self._append("link", callback)
-
-    def link_error(self, errback: Any) -> Any:
-        """Tell this signature when the task has failed; returns it."""
-        return self._append("link_error", errback)
-
-    def on_error(self, errback: Any) -> Any:
-        """Tell this signature when the task has failed; returns the task's own, to go on with."""
-        self.link_error(errback)
-        return self
-
-    def _append(self, name: str, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            raise TypeError(f"{name} takes a signature, got {given!r}: write task.s(...)")
-        known = self.options.get(name) or []
-        each = [known] if isinstance(known, dict) else list(known)
-        if given not in each:
-            self.options[name] = [*each, given]
-        return given
-
-    def flatten_links(self) -> list[Any]:
-        """Return this signature, its callbacks, and theirs."""
-        links = self.options.get("link") or []
-        each = [links] if isinstance(links, dict) else links
-        return [self, *(found for link in each for found in signature(link).flatten_links())]
-
-    # -- Sending it ----------------------------------------------------------------------------
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the task here and now."""
-        new = self.clone(args, kwargs)
-        return new.type(*new.args, **new.kwargs)
-
-    def delay(self, *args: Any, **kwargs: Any) -> Any:
-        """Send it, with these arguments in front."""
-        return self.apply_async(args, kwargs)
-
-    def apply_async(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        """Send it, with these arguments in front and these options."""
-        return self.app.send(self.clone(args or (), kwargs, **options))
-
-    async def adelay(self, *args: Any, **kwargs: Any) -> Any:
-        """Send it without blocking the event loop, with these arguments in front."""
-        return await self.aapply_async(args, kwargs)
-
-    async def aapply_async(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Any:
-        """Send it without blocking the event loop, with these arguments in front and these options."""
-        return await self.app.aside(lambda: self.apply_async(args, kwargs, **options))
-
-    def apply(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        """Run it here and now, as a worker would."""
-        return self.app.apply(self.clone(args or (), kwargs, **options))
-
-    def __invert__(self) -> Any:
-        return self.apply_async().get()
-
-    def __or__(self, other: Any) -> Any:
-        if not isinstance(other, Signature):
-            return NotImplemented
-        return joined(self, other)
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        return _typed(self)(deepcopy(dict(self), memo), app=self._app)
-
-    def __reduce__(self) -> Any:
-        return signature, (dict(self),)
-
-    def __repr__(self) -> str:
-        values = [repr(arg) for arg in self.args] + [f"{k}={v!r}" for k, v in self.kwargs.items()]
-        return f"{self.task}({', '.join(values)})"
-
-
-def _typed(sig: Mapping[str, Any]) -> Callable[..., Any]:
-    kinds = {"chain": chain, "group": group, "chord": chord, "xmap": xmap, "xstarmap": xstarmap, "chunks": chunks}
-    return kinds.get(str(sig.get("subtask_type")), Signature)
-
-
-class chain(Signature):
-    """Steps one after another, each fed the result of the one before it."""
-
-    subtask_type = "chain"
+    _kind = "chain"
 
     def __init__(self, *tasks: Any, app: Any = None, **options: Any) -> None:
-        if len(tasks) == 1 and isinstance(tasks[0], dict) and tasks[0].get("subtask_type") == "chain":
-            super().__init__(tasks[0], app=app)
-            return
-        steps: list[Signature] = []
-        for step in _members(tasks):
-            steps += step.tasks if isinstance(step, chain) else [step]
-        super().__init__("celery.chain", (), {"tasks": _with_chords(steps)}, app=app or _app_of(steps), **options)
+        steps: list[Any] = []
+        for step in real_steps(given(tasks, app)):
+            _add(steps, step)
+        super().__init__("celery.chain", (), {"tasks": steps}, app=app, **options)
+        self._borrows = True
 
-    @property
-    def tasks(self) -> list[Signature]:
-        return [signature(each) for each in self.kwargs["tasks"]]
-
-    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> chain:
-        new: chain = super().clone((), None, **options)
-        steps = self.tasks
-        if steps:
-            steps[0] = steps[0].clone(args, kwargs)
-        new["kwargs"] = {"tasks": steps}
+    @classmethod
+    def joined(cls, first: Signature, second: Signature) -> Any:
+        """Return `first | second`."""
+        kind = type(first) if isinstance(first, chain) else cls
+        steps = [*first._spliced()] if isinstance(first, chain) else [first]
+        more = real_steps([second])
+        if not steps and len(more) == 1 and isinstance(more[0], group):
+            return more[0]
+        for step in more:
+            _add(steps, step)
+        new = kind(app=first._app)
+        new["kwargs"]["tasks"] = steps
+        new._borrows = True
         return new
+
+    def _spliced(self) -> list[Any]:
+        """Return the steps for another to hold as well, with what this chain's options mean for each."""
+        steps: list[Any] = self._lend()
+        options = self.options
+        if not options or not steps:
+            return steps
+        first = {key: value for key, value in options.items() if key not in _CHAINS_OWN and value is not None}
+        root_id, errbacks = options.get("root_id"), each_of(options.get("link_error"))
+        last = {key: options[key] for key in ("chord", "group_id", "group_index") if options.get(key) is not None}
+        if options.get("task_id") is not None and steps[-1].id is None:
+            last["task_id"] = options["task_id"]
+        if options.get("parent_id") is not None:
+            first["parent_id"] = options["parent_id"]
+        every = {} if root_id is None else {"root_id": root_id}
+        steps = [step._bound(options=every) for step in steps] if every else [*steps]
+        steps[0] = steps[0]._bound(options=first) if first else steps[0]
+        steps[-1] = steps[-1]._bound(options=last) if last else steps[-1]
+        return linked(steps, each_of(options.get("link")), errbacks)
+
+    def _bound(self, args: Args = None, kwargs: Keys = None, options: Keys = None) -> Self:
+        steps = self["kwargs"]["tasks"]
+        if (args or kwargs) and not self.immutable:
+            at = next((at for at, step in enumerate(steps) if not _is_void(step)), None)
+            if at is not None:
+                steps = [*steps[:at], steps[at]._bound(args, kwargs), *steps[at + 1 :]]
+        return self._with(kwargs={**self.kwargs, "tasks": steps}, options=self._more(options))
+
+    def set_immutable(self, immutable: bool) -> None:
+        """Say whether its first task takes further arguments."""
+        self["immutable"] = immutable
+        for first in self.tasks[:1]:
+            first.set_immutable(immutable)
+
+    def unchain_tasks(self) -> list[Any]:
+        """Return copies of the steps, with its links on the last, and its errbacks on each."""
+        links, errbacks = (each_of(self.options.get(key)) for key in ("link", "link_error"))
+        return linked([step.clone() for step in self._parts()], links, errbacks)
+
+    def _settle(self, place: Place = NOWHERE) -> None:
+        steps = self.tasks
+        real = [step for step in steps if not _is_void(step)] or steps
+        for step in real[:-1]:
+            step._settle(Place(root_id=place.root_id))
+        for last in real[-1:]:
+            last._settle(place._replace(id=self.id or place.id, parent_id=None))
+            self.id = last.id
+
+    def stamp(self, visitor: Any = None, append_stamps: bool = False, **headers: Any) -> Any:
+        """Write stamps on every step; see `Signature.stamp`."""
+        found = visitor.on_chain_start(self, **headers) or {} if visitor is not None else None
+        stamps = merged(headers, found, self.options, append_stamps)
+        self.stamp_links(visitor, append_stamps, **stamps)
+        for step in self.tasks:
+            step.stamp(visitor, append_stamps, **stamps)
+        if visitor is not None:
+            visitor.on_chain_end(self, **stamps)
+        return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.apply_async(args, kwargs)
 
+    def apply_async(self, args: Args = None, kwargs: Keys = None, **options: Any) -> Any:
+        """Send it; returns the last task's result, or None if it is empty."""
+        return super().apply_async(args, kwargs, **options) if real_steps(self._parts()) else None
+
+    def apply(self, args: Args = None, kwargs: Keys = None, **options: Any) -> Any:
+        """Run it here and now; returns the last task's result, or None if it is empty."""
+        return super().apply(args, kwargs, **options) if real_steps(self._parts()) else None
+
     def __repr__(self) -> str:
-        return " | ".join(map(repr, self.tasks))
+        steps = self._parts()
+        if not steps:
+            return f"<{type(self).__name__}@{id(self):#x}: empty>"
+        return said_once(steps[0]["task"], " | ".join(shown(steps)))
 
 
-class group(Signature):
-    """Members side by side."""
+def linked(steps: list[Any], links: list[Any], errbacks: list[Any]) -> list[Any]:
+    """Return the steps with callbacks on the last, and errbacks on each; those that get any are copies."""
+    if errbacks:
+        steps = [step.clone() for step in steps]
+        for step in steps:
+            for errback in errbacks:
+                step.link_error(errback)
+    if links and steps:
+        steps = [*steps[:-1], steps[-1].clone()]
+        for link in links:
+            _link_end(steps[-1], link)
+    return steps
 
-    subtask_type = "group"
+
+def _link_end(step: Any, link: Any) -> None:
+    if isinstance(step, group):
+        # It is the chain's callback, not the group's: each member's, and with its result.
+        for each in step.tasks:
+            _link_end(each, link)
+    elif isinstance(step, chord):
+        _link_end(step.body, link)
+    else:
+        step.link(link)
+
+
+@Signature.register_type("group")
+class group(Members):
+    """Members side by side.
+
+    Args:
+        tasks: signatures, or one iterable of them; a generator is not asked for them before somebody looks.
+        options: every member's.
+    """
+
+    _kind = "group"
 
     def __init__(self, *tasks: Any, app: Any = None, **options: Any) -> None:
         if len(tasks) == 1 and isinstance(tasks[0], dict) and tasks[0].get("subtask_type") == "group":
-            super().__init__(tasks[0], app=app)
-            return
-        members = _members(tasks)
-        super().__init__("celery.group", (), {"tasks": members}, app=app or _app_of(members), **options)
+            tasks = (as_signature(tasks[0], app)._lend(),)
+            self._borrows = True
+        members = tasks[0] if len(tasks) == 1 and is_waiting(tasks[0]) else given(tasks, app)
+        super().__init__("celery.group", (), {"tasks": members}, app=app, **options)
 
     @property
-    def tasks(self) -> list[Signature]:
-        return [signature(each) for each in self.kwargs["tasks"]]
+    def is_waiting(self) -> bool:
+        """Whether it is a generator's, and nobody has looked at it yet."""
+        return is_waiting(self["kwargs"]["tasks"])
 
-    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> group:
-        new: group = super().clone((), None, **options)
-        args = tuple(args)
-        if args or kwargs:
-            new["kwargs"] = {"tasks": [each.clone(args, kwargs) for each in self.tasks]}
-        return new
+    def _bound(self, args: Args = None, kwargs: Keys = None, options: Keys = None) -> Self:
+        members = self["kwargs"]["tasks"]
+        if (args or kwargs) and not self.immutable:
+            args = tuple(args or ())
+            members = [each._bound(args, kwargs) for each in members]
+        return self._with(kwargs={**self.kwargs, "tasks": members}, options=self._more(options))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.apply_async(args, kwargs)
+    def apply_async(self, args: Args = None, kwargs: Keys = None, **options: Any) -> Any:
+        """Send all members in one transaction, with these arguments and options.
+
+        Raises:
+            TypeError: `link` or `link_error` are given: a group's end is nobody's.
+        """
+        if options.get("link") is not None:
+            raise TypeError("Cannot add link to group: use a chord")
+        if options.get("link_error") is not None:
+            raise TypeError("Cannot add link to group: do that on individual tasks")
+        return super().apply_async(args, kwargs, **options)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self.apply_async(args, **options)
+
+    def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> Self:
+        """Have the members start one after another: seconds from now, the last one's again for all from `stop` on."""
+        countdown = start
+        for number, member in enumerate(self.tasks):
+            if number and (not stop or countdown + step <= stop):
+                countdown += step
+            member.set(countdown=countdown)
+        return self
+
+    def link(self, callback: Any) -> Any:
+        """Send this signature when the first member has succeeded, without its result; see `chord` for all of them."""
+        for first in (each for each in self.tasks if not _is_void(each) and not is_empty_chain(each)):
+            return first.link(as_signature(callback).clone().set(immutable=True))
+        raise ValueError("an empty group has no task that could be linked to")
+
+    def link_error(self, errback: Any) -> Any:
+        """Tell this signature of every member that fails."""
+        return tuple(each.link_error(as_signature(errback).clone()) for each in self.tasks)
+
+    def set_immutable(self, immutable: bool) -> None:
+        """Say whether its members take further arguments."""
+        for each in self.tasks:
+            each.set_immutable(immutable)
+
+    def _settle(self, place: Place = NOWHERE) -> None:
+        if self.id is None:
+            self.id = place.id or new_id()
+        for index, each in enumerate(each for each in self.tasks if not is_empty_chain(each)):
+            each._settle(place._replace(id=None, group_index=index))
+
+    def stamp(self, visitor: Any = None, append_stamps: bool = False, **headers: Any) -> Any:
+        """Write stamps on every member; see `Signature.stamp`."""
+        found = visitor.on_group_start(self, **headers) or {} if visitor is not None else None
+        stamps = merged(headers, found, self.options, append_stamps)
+        self.stamp_links(visitor, append_stamps, **stamps)
+        self.tasks = _stamped(self.tasks, visitor, append_stamps, stamps)
+        if visitor is not None:
+            visitor.on_group_end(self, **stamps)
+        return self
+
+    def __or__(self, other: Any) -> Any:
+        if not isinstance(other, dict):
+            return NotImplemented
+        other = as_signature(other)
+        if isinstance(other, group) and not other.is_waiting and not other._parts():
+            return self
+        return chord(self, body=other, app=self._app)
 
     def __len__(self) -> int:
-        return len(self.kwargs["tasks"])
+        return len(self["kwargs"]["tasks"])
 
     def __bool__(self) -> bool:
         return True
 
     def __repr__(self) -> str:
-        return f"group({', '.join(map(repr, self.tasks))})" if len(self) else "group(<empty>)"
+        members = self._parts()
+        return said_once(members[0]["task"], f"group([{', '.join(shown(members))}])") if members else "group(<empty>)"
 
 
-class chord(Signature):
-    """A body that runs once, with the list of the results of every member of its header."""
+def _stamped(tasks: Any, visitor: Any, append_stamps: bool, stamps: Mapping[str, Any]) -> Any:
+    if is_waiting(tasks):
+        return Lazy(tasks, lambda each: each.stamp(visitor, append_stamps, **stamps))
+    for each in tasks:
+        each.stamp(visitor, append_stamps, **stamps)
+    return tasks
 
-    subtask_type = "chord"
-    #: Of Celery's polling, which is not done here.
+
+@Signature.register_type("chord")
+class chord(Workflow):
+    """A body that runs once, with the list of the results of every member of its header.
+
+    Args:
+        header: a group, or any iterable of signatures.
+        options: the members' and the body's; `countdown` and `eta` are the members' alone, links and `task_id` the
+            body's.
+    """
+
+    _kind = "chord"
+    #: For Celery's polling of the members, of which there is none here.
     _own_options = frozenset({"interval", "max_retries"})
 
     def __init__(self, header: Any, body: Any = None, app: Any = None, **options: Any) -> None:
-        if isinstance(header, dict) and header.get("subtask_type") == "chord":
-            super().__init__(header, app=app)
-            return
-        head = group(*(header.tasks if isinstance(header, group | chain) else _members((header,))))
-        super().__init__("celery.chord", (), {"header": head, "body": body}, app=app or _app_of(head.tasks), **options)
+        if isinstance(header, dict):
+            header = as_signature(header, app)
+        if isinstance(header, Members):
+            members = header._lend()
+            header = header if isinstance(header, group) and header.options else members
+            self._borrows = True
+        elif not is_waiting(header):
+            header = given((header,), app)
+        body = None if body is None else as_signature(body, app)
+        super().__init__("celery.chord", (), {"kwargs": {}, "header": header, "body": body}, app=app, **options)
+
+    @property
+    def tasks(self) -> Any:
+        """The header: a list of signatures, or a group once it has an id or options."""
+        self._own()
+        return self["kwargs"]["header"]
+
+    @tasks.setter
+    def tasks(self, tasks: Any) -> None:
+        self["kwargs"]["header"] = tasks
+
+    @property
+    def body(self) -> Any:
+        """What is fed their results; None if it is still to be given."""
+        self._own()
+        return self["kwargs"]["body"]
+
+    @body.setter
+    def body(self, body: Any) -> None:
+        self["kwargs"]["body"] = body
 
     @property
     def header(self) -> group:
-        return group(self.kwargs["header"])
+        """The header as a group, which it is from now on."""
+        if not isinstance(self.tasks, group):
+            self.tasks = group(self.tasks, app=self._app)
+        found: group = self.tasks
+        return found
 
-    @property
-    def body(self) -> Signature:
-        body: Signature = signature(self.kwargs["body"])
-        return body
+    def _members(self) -> Any:
+        header = self["kwargs"]["header"]
+        return header._parts() if isinstance(header, group) else header
 
-    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> chord:
-        new: chord = super().clone((), None, **options)
-        new["kwargs"] = {"header": self.header.clone(args, kwargs), "body": self.kwargs["body"]}
-        return new
+    def _own_members(self) -> Any:
+        tasks = self.tasks
+        return tasks.tasks if isinstance(tasks, group) else tasks
+
+    def _parts(self) -> Iterable[Any]:
+        yield from self._members()
+        if self["kwargs"]["body"] is not None:
+            yield self["kwargs"]["body"]
+
+    def _adopt(self) -> None:
+        kwargs = self["kwargs"]
+        header = kwargs.get("header") or ()
+        if isinstance(header, dict):
+            kwargs["header"] = as_signature(header, self._app)
+        elif not is_waiting(header):
+            kwargs["header"] = [as_signature(each, self._app) for each in header]
+        body = kwargs.get("body")
+        kwargs["body"] = None if body is None else as_signature(body, self._app)
+
+    def _apart(self) -> Self:
+        super()._apart()
+        header, body = self["kwargs"]["header"], self["kwargs"]["body"]
+        self["kwargs"]["header"] = header.clone() if isinstance(header, group) else clones(header)
+        self["kwargs"]["body"] = None if body is None else body.clone()
+        return self
+
+    def _bound(self, args: Args = None, kwargs: Keys = None, options: Keys = None) -> Self:
+        kwargs = dict(kwargs or {})
+        header, body = self["kwargs"]["header"], kwargs.pop("body", None) or self["kwargs"]["body"]
+        if (args or kwargs) and not self.immutable:
+            args = tuple(args or ())
+            is_group = isinstance(header, group)
+            header = header._bound(args, kwargs) if is_group else [each._bound(args, kwargs) for each in header]
+        return self._with(kwargs={**self.kwargs, "header": header, "body": body}, options=self._more(options))
+
+    def sent(self) -> tuple[group, Any]:
+        """Return the group and the body that are sent, with what this chord's options mean for each.
+
+        Raises:
+            ValueError: it has no body.
+        """
+        header, body = self["kwargs"]["header"], self["kwargs"]["body"]
+        if body is None:
+            raise ValueError(f"{self!r} cannot be sent: give it a body, chord(header, body) or chord(header)(body)")
+        if not isinstance(header, group):
+            header = group(header, app=self._app)
+        if not self.options:
+            return header, body
+        both = {key: value for key, value in self.options.items() if key not in _CHAINS_OWN | self._own_options}
+        whose = {key: self.options[key] for key in ("root_id",) if self.options.get(key) is not None}
+        first = {key: self.options[key] for key in ("parent_id",) if self.options.get(key) is not None}
+        last = {key: self.options[key] for key in ("group_id", "group_index") if self.options.get(key) is not None}
+        if self.options.get("task_id") is not None and body.id is None:
+            last["task_id"] = self.options["task_id"]
+        later = {key: value for key, value in both.items() if key not in ("countdown", "eta")}
+        body = body._bound(options={**later, **whose, **last})
+        (body,) = linked([body], *(each_of(self.options.get(key)) for key in ("link", "link_error")))
+        return header._bound(options={**both, **whose, **first}), body
+
+    def link(self, callback: Any) -> Any:
+        """Send this signature with the body's result."""
+        self._with_body().link(callback)
+        return callback
+
+    def link_error(self, errback: Any) -> Any:
+        """Tell this signature when the body has failed; with task_allow_error_cb_on_chord_header, the members too."""
+        errback = as_signature(errback)
+        for each in self._own_members():
+            if isinstance(each, chord):
+                each.link_error(errback)
+            elif self.app.conf.task_allow_error_cb_on_chord_header:
+                each.link_error(errback.clone().set(immutable=True))
+        self._with_body().link_error(errback)
+        return errback
+
+    def _with_body(self) -> Any:
+        if self.body is None:
+            raise ValueError(f"{self!r} has no body that could be linked to: give it one first")
+        return self.body
+
+    def set_immutable(self, immutable: bool) -> None:
+        """Say whether the members of its header take further arguments; the body always takes their results."""
+        for each in self._own_members():
+            each.set_immutable(immutable)
+
+    def _settle(self, place: Place = NOWHERE) -> None:
+        self.header._settle(Place(root_id=place.root_id, parent_id=place.parent_id))
+        body = self._with_body()
+        body._settle(place._replace(id=self.id or place.id, parent_id=None))
+        self.id = body.id
+
+    def stamp(self, visitor: Any = None, append_stamps: bool = False, **headers: Any) -> Any:
+        """Write stamps on every member, and, if there is a visitor, on the body; see `Signature.stamp`."""
+        found = visitor.on_chord_header_start(self, **headers) or {} if visitor is not None else None
+        stamps = merged(headers, found, self.options, append_stamps)
+        self.stamp_links(visitor, append_stamps, **stamps)
+        owner = self.tasks if isinstance(self.tasks, group) else self
+        owner.tasks = _stamped(owner.tasks, visitor, append_stamps, stamps)
+        if visitor is not None:
+            visitor.on_chord_header_end(self, **stamps)
+            if self.body is not None:
+                found = visitor.on_chord_body(self, **stamps) or {}
+                self.body.stamp(visitor, append_stamps, **merged(stamps, found, self.options, append_stamps))
+        return self
+
+    def apply_async(self, args: Args = None, kwargs: Keys = None, **options: Any) -> Any:
+        """Send it; returns the body's result, whose parent is the group's.
+
+        Args:
+            kwargs: a `body` among them is the body.
+        """
+        return super().apply_async(args, kwargs, **options)
 
     def __call__(self, body: Any = None, **options: Any) -> Any:
-        new = self.clone(**options)
-        if body is not None:
-            new["kwargs"]["body"] = body
-        return new.app.send(new)
+        return self.apply_async((), {} if body is None else {"body": as_signature(body)}, **options)
+
+    def __or__(self, other: Any) -> Any:
+        if not isinstance(other, dict):
+            return NotImplemented
+        steps = real_steps([as_signature(other)])
+        body = self["kwargs"]["body"]
+        if len(steps) != 1 or isinstance(other, chain) or isinstance(steps[0], group) or body is None:
+            return super().__or__(other)
+        return self._joined(steps[0])
+
+    def _joined(self, step: Any) -> chord:
+        """Return the chord whose body goes on with a step."""
+        self._borrows = True
+        return self._with(kwargs={**self.kwargs, "body": self["kwargs"]["body"] | step})
+
+    def __length_hint__(self) -> int:
+        return len(self._members())
 
     def __repr__(self) -> str:
-        return f"%{self.kwargs['body']!r}({self.header.tasks!r})"
+        members = Text(f"[{', '.join(shown(self._members()))}]")
+        body = self["kwargs"]["body"]
+        if body is None:
+            return f"<chord without body: {members!r}>"
+        if not isinstance(body, chain) or not body._parts():
+            return said_once(body["task"], f"%{body.reprcall(members)}")
+        first, *rest = body._parts()
+        return said_once(first["task"], f"%({' | '.join((first.reprcall(members), *shown(rest)))})")
 
 
-class xmap(Signature):
-    """One task's call for each item, one after another, in one message; the result is the list of theirs."""
-
-    subtask_type, _task_name = "xmap", "celery.map"
-
-    def __init__(self, task: Any, it: Iterable[Any] | None = None, app: Any = None, **options: Any) -> None:
-        if it is None:
-            super().__init__(task, app=app)
-            return
-        each = signature(task if isinstance(task, dict) else task.s())
-        kwargs = {"task": each, "it": list(it)}
-        super().__init__(self._task_name, (), kwargs, immutable=True, app=app or each._app, **options)
-
-    def __repr__(self) -> str:
-        return f"[{self.kwargs['task']['task']}(x) for x in {safe_repr(self.kwargs['it'])}]"
+# -- What is one step of a chain -------------------------------------------------------------------
 
 
-class xstarmap(xmap):
-    """The same with several arguments: every item is a call's list of them."""
-
-    subtask_type, _task_name = "xstarmap", "celery.starmap"
-
-    def __repr__(self) -> str:
-        return f"[{self.kwargs['task']['task']}(*x) for x in {safe_repr(self.kwargs['it'])}]"
-
-
-class chunks(Signature):
-    """Many calls in few messages: a group of `xstarmap`, each of at most `n` calls."""
-
-    subtask_type = "chunks"
-
-    def __init__(self, task: Any, it: Any = None, n: int = 0, app: Any = None, **options: Any) -> None:
-        if it is None:
-            super().__init__(task, app=app)
-            return
-        if not isinstance(n, int) or n < 1:
-            raise ValueError(f"chunks of {n!r} calls cannot be made: give a whole number above 0")
-        each = signature(task if isinstance(task, dict) else task.s())
-        kwargs = {"task": each, "it": list(it), "n": n}
-        super().__init__("celery.chunks", (), kwargs, immutable=True, app=app or each._app, **options)
-
-    def group(self) -> group:
-        """Return the group that is sent."""
-        task, items, n = (self.kwargs[name] for name in ("task", "it", "n"))
-        parts = [xstarmap(signature(task), items[at : at + n], app=self._app) for at in range(0, len(items), n)]
-        return group(*parts, app=self._app)
-
-    def apply_async(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        return self.group().apply_async(args, kwargs, **options)
-
-    def apply(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        return self.group().apply(args, kwargs, **options)
-
-    def __call__(self, **options: Any) -> Any:
-        return self.apply_async(**options)
-
-
-def signature(task: Any, args: Any = None, kwargs: Any = None, app: Any = None, **options: Any) -> Any:
-    """Make a signature of a task, a name, or a dict that one was turned into."""
-    if isinstance(task, dict):
-        return task if isinstance(task, Signature) else _typed(task)(task, app=app)
-    return Signature(task, args, kwargs, app=app, **options)
-
-
-subtask = signature
-
-
-def maybe_signature(found: Any, app: Any = None) -> Any:
-    """Make a signature of a dict; None stays None."""
-    return None if found is None else signature(found, app=app)
-
-
-def joined(first: Signature, second: Signature) -> Any:
-    """`first | second`: a chain, or a chord if a group is followed by something."""
-    steps = [step for each in (first, second) for step in (each.tasks if isinstance(each, chain) else [each])]
-    steps = _with_chords(steps)
-    return steps[0] if len(steps) == 1 else chain(*steps, app=first._app)
-
-
-def _with_chords(steps: list[Signature]) -> list[Signature]:
-    """A group that is followed by a step becomes a chord with that step as its body."""
-    found: list[Signature] = []
-    for step in steps:
-        if found and isinstance(found[-1], group):
-            header = found.pop()
-            found.append(chord(header, body=step, app=header._app))
-        else:
-            found.append(step)
-    return found
-
-
-def _members(tasks: Sequence[Any]) -> list[Signature]:
-    if len(tasks) == 1 and not isinstance(tasks[0], dict):
-        tasks = list(tasks[0])
-    return [signature(each) for each in tasks]
-
-
-def _app_of(steps: Iterable[Signature]) -> Any:
-    return next((step._app for step in steps if step._app is not None), None)
-
-
-# -- Planning ------------------------------------------------------------------------------------
-
-
-class Step:
-    """One message to be.
-
-    Attributes:
-        after, waits_for: what it waits for, and how many ends of it.
-        feed: what those ends give it as its first argument: one RESULT, the list of RESULTS, or nothing.
-        group_id, position: the group it ends a member of, and the place of its result.
-        leads: who waits for it; filled when somebody does.
-        links: results of its callbacks, as tuples.
-    """
-
-    # Not a dataclass: that module costs an importing program 10 ms.
-    __slots__ = ("after", "feed", "group_id", "id", "leads", "links", "position", "sig", "waits_for")
-
-    def __init__(self, sig: Signature, id: str) -> None:
-        self.sig, self.id = sig, id
-        self.after: str | None = None
-        self.waits_for = 0
-        self.feed: str | None = None
-        self.group_id: str | None = None
-        self.position: int | None = None
-        self.leads = 0
-        self.links: list[Any] = []
-
-
-class Node:
-    """What a caller gets for a part of a workflow: a result's id, or a group of them.
+def real_steps(steps: Iterable[Any], look: bool = False) -> list[Any]:
+    """Return the steps that a chain of these comes to: flat, without empty groups (but one, if there is nothing else).
 
     Args:
-        parent: what stands before it.
-        members: the parts of a group; None for a single task.
-        ends: the steps whose ends are this part's end.
+        look: also at the groups of generators.
     """
-
-    __slots__ = ("ends", "id", "members", "parent")
-
-    def __init__(self, id: str, parent: Node | None, members: list[Node] | None, ends: list[Step]) -> None:
-        self.id, self.parent, self.members, self.ends = id, parent, members, ends
-
-
-class Plan:
-    """A workflow laid out: its steps in the order they are to be put, and the node of its end."""
-
-    def __init__(self, sig: Signature) -> None:
-        self.steps: list[Step] = []
-        self.node = self._lay(sig, None)
-
-    def _lay(self, sig: Signature, before: Node | None) -> Node:
-        if isinstance(sig, chain):
-            return self._lay_chain(sig, before)
-        if isinstance(sig, chord):
-            _warn_of_lost(sig)
-            # When a chord is to begin is when its header is.
-            when = {key: sig.options[key] for key in ("countdown", "eta") if key in sig.options}
-            return self._lay(sig.body, self._lay(sig.header.clone(**when) if when else sig.header, before))
-        if isinstance(sig, chunks):
-            return self._lay(sig.group(), before)
-        if isinstance(sig, group):
-            return self._lay_group(sig, before)
-        if not isinstance(sig["task"], str) or not sig["task"]:
-            raise TypeError(f"{sig['task']!r} is no name of a task: a signature needs one to be sent")
-        step = Step(sig, sig.id or new_id())
-        self._wait_for(step, before)
-        self.steps.append(step)
-        node = Node(step.id, before, None, [step])
-        links = sig.options.get("link") or ()
-        for link in [links] if isinstance(links, dict) else links:
-            step.links.append(_as_tuple(self._lay(signature(link), node), node))
-        return node
-
-    def _lay_chain(self, sig: chain, before: Node | None) -> Node:
-        steps = _with_options(sig, sig.tasks)
-        if not steps:
-            raise ValueError("an empty chain cannot be sent: give it at least one task")
-        if len(steps) > 1 and sig.options.get("link_error"):
-            warn_user(
-                "link_error of a chain is told if its first task fails, and not yet of the others: give it to each "
-                "task, as task.s(...).on_error(errback)"
-            )
-        for each in steps:
-            before = self._lay(each, before)
-        assert before is not None
-        return before
-
-    def _lay_group(self, sig: group, before: Node | None) -> Node:
-        group_id = sig.options.get("task_id") or new_id()
-        members = [self._lay_member(each, before) for each in _flat(sig)]
-        ends = [end for member in members for end in member.ends]
-        for position, end in enumerate(ends):
-            end.group_id, end.position = group_id, position
-        return Node(group_id, before, members, ends)
-
-    def _lay_member(self, sig: Signature, before: Node | None) -> Node:
-        node = self._lay(sig, before)
-        if node.members is None:
-            return node
-        # A member that ends in a group: one more step gathers its list, so that each member has one end.
-        return self._lay(Signature("celery.accumulate", app=sig._app), node)
-
-    def _wait_for(self, step: Step, before: Node | None) -> None:
-        if before is None:
-            return
-        self._tie(step, before)
-        if step.sig.immutable:
-            step.feed = None
-
-    def _tie(self, step: Step, before: Node) -> None:
-        if before.members is None:
-            step.after, step.waits_for, step.feed = before.id, 1, RESULT
-            before.ends[0].leads |= LEADS_BY_ID
+    found: list[Any] = []
+    empty: list[Any] = []
+    left = [*steps][::-1]
+    while left:
+        step = left.pop()
+        if isinstance(step, chain):
+            left += step._spliced()[::-1]
+        elif not isinstance(step, group) or (step.is_waiting and not look):
+            found.append(step)
+        elif _is_void(step):
+            empty.append(step)
+        elif len(step._parts()) == 1 and not (found and isinstance(found[-1], group)):
+            options = {key: value for key, value in step.options.items() if key not in _CHAINS_OWN}
+            member = step._lend()[0]
+            left.append(member._bound(options=options) if options else member)
         else:
-            step.after, step.waits_for, step.feed = before.id, len(before.ends), RESULTS
-            for end in before.ends:
-                end.leads |= LEADS_BY_GROUP
+            found.append(step)
+    return found or empty[:1]
 
 
-def _warn_of_lost(sig: chord) -> None:
-    """Warn of what a chord's options ask for, and nobody does yet."""
-    if sig.options.get("link_error"):
-        warn_user(
-            "link_error of a chord is not told yet: give it to the tasks of its header, and to its body, as "
-            "task.s(...).on_error(errback)"
-        )
-    lost = sorted(name for name in sig.options.keys() - _OF_CHORDS if sig.options[name] is not None)
-    if lost:
-        warn_user(f"options of a chord have no effect yet: {', '.join(lost)}; set them on its body, body.set(...)")
-    if sig.body.options.get("link_error"):
-        warn_user("link_error of a chord's body is told if the body fails, and not yet if a task of its header does")
+def _add(steps: list[Any], step: Any) -> None:
+    """Append a step to those of a chain: to a group before it, it is the body of a chord."""
+    last = steps[-1] if steps else None
+    if isinstance(last, group) and not last.is_waiting and len(last._parts()) == 1:
+        # It was a generator's when it was added; alone in a chain, it is what it holds.
+        steps[-1:] = real_steps([last])
+        last = steps[-1]
+    if last is None or isinstance(step, group):
+        if last is None or not _is_void(step):
+            steps[:] = [] if len(steps) == 1 and _is_void(last) else steps
+            steps.append(step)
+    elif isinstance(last, group) and not last.is_waiting:
+        steps[-1:] = [step] if _is_void(last) else [chord(last, body=step, app=last._app)]
+    elif isinstance(last, chord) and last["kwargs"]["body"] is not None and not isinstance(step, Workflow):
+        steps[-1] = last._joined(step)
+    else:
+        steps.append(step)
 
 
-#: Options of a chord that are obeyed, or warned of by themselves.
-_OF_CHORDS = chord._own_options | {"countdown", "eta", "link_error", "task_id", "add_to_parent"}
+def _is_void(step: Any) -> bool:
+    """Whether nothing would be sent of it; a generator is not looked at."""
+    left = [step]
+    while left:
+        step = left.pop()
+        if not isinstance(step, Members) or (isinstance(step, group) and step.is_waiting):
+            return False
+        left += step._parts()
+    return True
 
 
-def _as_tuple(node: Node, until: Node) -> Any:
-    """Write the result of a part of a workflow as Celery does, up to what stands before it."""
-    above = None if node.parent is until or node.parent is None else _as_tuple(node.parent, until)
-    members = None if node.members is None else [_as_tuple(each, until) for each in node.members]
-    return (node.id, above), members
-
-
-def _flat(sig: group) -> list[Signature]:
-    """The members, those of groups within the group in their place; the group's options go to each."""
-    shared = {k: v for k, v in sig.options.items() if k != "task_id"}
-    found: list[Signature] = []
-    for each in sig.tasks:
-        found += _flat(each) if isinstance(each, group) else [_given(each, shared) if shared else each]
-    return found
-
-
-def _with_options(sig: Signature, steps: list[Signature]) -> list[Signature]:
-    """A chain's options are its first task's, its id is its last task's."""
-    options = dict(sig.options)
-    task_id = options.pop("task_id", None)
-    if steps and options:
-        steps[0] = _given(steps[0], options)
-    if steps and task_id is not None:
-        steps[-1] = steps[-1].clone(task_id=task_id)
-    return steps
-
-
-def _given(sig: Signature, options: Mapping[str, Any]) -> Signature:
-    """Return a copy with the options of the workflow it is in; errbacks of its own stay beside the workflow's."""
-    new: Signature = sig.clone(**{name: value for name, value in options.items() if name != "link_error"})
-    errbacks = options.get("link_error") or ()
-    for each in [errbacks] if isinstance(errbacks, Mapping) else errbacks:
-        new.link_error(each)
-    return new
+def is_empty_chain(step: Any) -> bool:
+    """Whether it is a chain of which nothing would be sent."""
+    return isinstance(step, chain) and not real_steps(step._parts())

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from localq import clock, states
-from localq.canvas import RESULT, RESULTS, Plan, Step, signature
 from localq.exceptions import ChordError
 from localq.executor import Executor
 from localq.message import Claim, Message, Outcome, Record, released
+from localq.plan import RESULT, RESULTS, Plan, Step
 from localq.publisher import Publisher
 from localq.result import EagerResult
 from localq.resultstore import keep
 from localq.serialization import safe_repr, value_of
+from localq.signatures import as_signature
 
 
 class Eager:
@@ -42,7 +43,7 @@ class Eager:
         result = self._run(task, publisher.message(task.name, args, kwargs, task.defaults, options), ())
         if result.successful():
             for link in [links] if isinstance(links, dict) else links or ():
-                self.workflow(publisher, Plan(signature(link).clone((result.result,))))
+                self.workflow(publisher, Plan(as_signature(link)._bound((result.result,))))
         if self._conf.task_eager_propagates if throw is None else throw:
             result.maybe_throw()
         return result
@@ -60,6 +61,9 @@ class Eager:
                 exc = failed.result if failed.id in unrun else _passed_on(step, failed)
                 result: EagerResult[Any] = EagerResult(step.id, exc, "FAILURE", failed.traceback)
                 unrun.add(step.id)
+            elif not all(each.successful() for each in before):
+                # Behind a task that was ignored nothing runs, here as in a worker.
+                result = EagerResult(step.id, None, states.PENDING)
             else:
                 task = self._tasks[step.sig.task]
                 message = released(publisher.message_of(step, task, priorities.get(step.after or "")), clock.now())

@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from localq.canvas import Plan, Signature, signature
 from localq.context import Context
 from localq.message import Message
+from localq.plan import Plan
+from localq.signatures import Signature, signature
 
 logger = logging.getLogger("localq.errbacks")
 

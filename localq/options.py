@@ -231,6 +231,7 @@ OPTIONS: dict[str, Option] = {
         Option("queue", "wins over routes", (), _queue, error=TypeError),
         Option("exchange", "see localq.routing", (), _exchange, error=TypeError),
         Option("exchange_type", "of an exchange that task_queues does not know", _TEXT, _exchange_type),
+        Option("route_name", "the name that routes see instead of the task's", _TEXT, **_CALL),
         Option("routing_key", "what leads from the exchange to queues", _TEXT),
         Option("priority", "a whole number, 0 is first, 255 last; task_priority_order turns it round", _WHOLE,
                _priority),

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from localq import clock, moments, signals
 from localq.announcement import Announcement
-from localq.canvas import Step
 from localq.context import running
 from localq.exceptions import StoreBusy, StoreError, StoreFull
 from localq.message import Message, new_id
 from localq.options import CARRIED, RETRY_POLICY, check_call
+from localq.plan import Step
 from localq.queues import nodes_serving, own_queue
 from localq.routing import DESTINATION, Routed, Router
 from localq.serialization import checksum, decode, encode
@@ -265,7 +265,9 @@ class Publisher:
     ) -> tuple[str, Mapping[str, Any]]:
         """Return a call's queue, and its options with those of its route that neither it nor the task gives."""
         task = self._tasks.get(name)
-        queue, more = self._router.route(name, args, kwargs, options, defaults.destination, task)
+        queue, more = self._router.route(
+            options.get("route_name") or name, args, kwargs, options, defaults.destination, task
+        )
         self._may_spread = self._may_spread or isinstance(queue, Routed)
         if not more:
             return queue, options

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from localq.canvas import RESULT
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Message, Record
+from localq.plan import RESULT
 from localq.serialization import decode
 from localq.storage.base import Storage
 

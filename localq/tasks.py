@@ -9,11 +9,11 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import WRAPPER_ASSIGNMENTS
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
-from localq.canvas import signature
 from localq.context import apps, current_app, current_task, running
 from localq.exceptions import InvalidTaskError, NotRegistered
 from localq.makers import AsyncTask, BoundMaker, Maker
 from localq.options import check_names
+from localq.signatures import signature
 from localq.task import Task
 
 P = ParamSpec("P")

@@ -25,8 +25,8 @@ FLOORS = (
     (
         "data",
         """serialization message options moments schedules settings sources config rates queues routing context current
-        canvas annotations log revocation parameters retries models wrapping tracebacks
-        coroutines""",
+        lazy stamping signatures maps workflows canvas plan annotations log revocation parameters retries models
+        wrapping tracebacks coroutines""",
     ),
     ("store", "storage"),
     (

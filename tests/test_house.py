@@ -23,8 +23,9 @@ from localq.testing.worker import start_worker
 HOUSE = Path(localq.__file__).parent
 FLOORS = (
     "exceptions states clock registry signals faults version",
-    """serialization message options moments settings sources config rates queues routing context canvas log current
-    annotations revocation parameters retries models wrapping tracebacks coroutines""",
+    """serialization message options moments settings sources config rates queues routing context lazy stamping
+    signatures maps workflows canvas plan log current annotations revocation parameters retries models wrapping
+    tracebacks coroutines""",
     "storage",
     """recovery dead whereabouts remainder meta resultstore waiting graph groups awaitable awaiting result announcement
     errbacks executor publisher backend eager broker""",

@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from localq import clock, faults, signals, states
-from localq.canvas import RESULT
 from localq.context import headers_of, shown_name
 from localq.exceptions import LocalqError, NotRegistered, OperationalError, StoreBusy, StoreFull
 from localq.executor import Executor
 from localq.message import Claim, Message, Outcome, Turn, Want
+from localq.plan import RESULT
 from localq.rates import NAME, task_of
 from localq.recovery import given_back, settle_each, unwritable
 from localq.serialization import checksum, encode, value_of

@@ -334,7 +334,7 @@ class World:
         would = World()
         would.end_of(lost, ())
         self.rules |= would.rules
-        self.rules.add("lost: chord without header" if has_chord_without_header(lost) else f"lost: {kind}")
+        self.rules.add(f"lost: {kind}")
         ends = spread_over(lost, Bad("", ""))
         if isinstance(ends, Many) and any(isinstance(end, Many) for end in ends.ends):
             self.rules.add("member: ends in a group that failed")
@@ -352,9 +352,10 @@ class World:
         return Good(value)
 
     def chunks(self, chunks: Chunks) -> End:
-        """Chunks are the group of their starmaps."""
-        parts = [range(chunks.items)[at : at + chunks.size] for at in range(0, chunks.items, chunks.size)]
-        return Many(tuple(self.map(Map(chunks.tag, 0, True, chunks.fails_at), part) for part in parts))
+        """Chunks are the group of their starmaps; their callbacks and errbacks are each one's."""
+        each = Map(chunks.tag, 0, True, chunks.fails_at, chunks.links, chunks.told)
+        parts = (range(chunks.items)[at : at + chunks.size] for at in range(0, chunks.items, chunks.size))
+        return Many(tuple(self.map(each, part) for part in parts))
 
     def tell(self, told: Sequence[tuple[str, str]], exc: str, failed: str) -> None:
         """An old-style errback gets the id of the task that failed, a new-style one its exception as well."""
@@ -368,25 +369,36 @@ def folded(chain: Chain, rules: set[str] | None = None) -> list[Any]:
     """Return a chain's steps as they run.
 
     Chains in it stand for their steps. A group followed by a step is a chord with that step as its body. Groups
-    without members are dropped; but `group() | x` is a chord. A group of one is its member, unless it follows a group,
-    whose body it is; but `group(a) | x` is a chord. A chain's callbacks are its last step's, or those of each member of
-    a group that is last; its errbacks are every step's.
+    without members are dropped, but one, if there is nothing else; but `group() | x` is a chord. A group of one is its
+    member, unless it follows a group, whose body it is; but `group(a) | x` is a chord. A chain's callbacks are its last
+    step's, or those of each member of a group that is last; its errbacks are every step's.
     """
-    found: list[Any] = []
     used = set() if rules is None else rules
+    found = _folded(chain, used)
+    if not found and _has_group(chain):
+        return [Group(())]
+    found = [linked(each, (), chain.told) for each in found]
+    if found and chain.links:
+        found[-1] = _link_ends(found[-1], chain.links)
+    return found
+
+
+def _folded(chain: Chain, used: set[str]) -> list[Any]:
+    found: list[Any] = []
     for position, step in enumerate(chain.steps):
         if isinstance(step, Chain):
-            inner = folded(step, used)
+            inner = folded(step, used) if _folded(step, set()) else []
         elif isinstance(step, Group) and not (position == 0 and chain.bar and len(chain.steps) > 1):
             inner = _as_step(step, bool(found) and isinstance(found[-1], Group), used)
         else:
             inner = [step]
         for each in inner:
             _append(found, each, used)
-    found = [linked(each, (), chain.told) for each in found]
-    if found and chain.links:
-        found[-1] = _link_ends(found[-1], chain.links)
     return found
+
+
+def _has_group(chain: Chain) -> bool:
+    return any(isinstance(step, Group) or (isinstance(step, Chain) and _has_group(step)) for step in chain.steps)
 
 
 def _link_ends(step: Any, links: tuple[Call, ...]) -> Any:
@@ -396,7 +408,7 @@ def _link_ends(step: Any, links: tuple[Call, ...]) -> Any:
 
 
 def _as_step(group: Group, keeps: bool, used: set[str]) -> list[Any]:
-    if not group.members:
+    if is_void(group):
         used.add("group in a chain: empty")
         return []
     if keeps or len(group.members) > 1:
@@ -406,6 +418,12 @@ def _as_step(group: Group, keeps: bool, used: set[str]) -> list[Any]:
     if isinstance(member, Group):
         return _as_step(member, keeps, used)
     return folded(member, used) if isinstance(member, Chain) else [member]
+
+
+def is_void(flow: Any) -> bool:
+    """Whether there is no task in it."""
+    parts = flow.members if isinstance(flow, Group) else flow.steps if isinstance(flow, Chain) else (None,)
+    return all(part is not None and is_void(part) for part in parts)
 
 
 def _append(found: list[Any], step: Any, used: set[str]) -> None:
@@ -452,7 +470,7 @@ def unrolled(flow: Any, used: set[str] | None = None) -> Any:
     """A group that is sent and has one member, which ends in a group, is that member (F212)."""
     if isinstance(flow, Group):
         members = members_of(flow)
-        if len(members) == 1 and isinstance(last_of(members[0]), Group | Chunks):
+        if len(members) == 1 and isinstance(last_of(members[0]), Group | Chunks) and not ends_empty(members[0]):
             if used is not None:
                 used.add("sent: a group of one that ends in a group")
             return members[0]
@@ -465,6 +483,12 @@ def last_of(flow: Any) -> Any:
         steps = folded(flow)
         return last_of(steps[-1]) if steps else None
     return last_of(flow.body) if isinstance(flow, Chord) else flow
+
+
+def ends_empty(flow: Any) -> bool:
+    """Whether its end is a group without members: it can fail as a task can, and its list is a value like others."""
+    last = last_of(flow)
+    return isinstance(last, Group) and not flat(last.members)
 
 
 def linked(flow: Any, links: tuple[Call, ...], told: tuple[tuple[str, str], ...]) -> Any:
@@ -496,16 +520,8 @@ def first_failed(end: End) -> Bad:
 def spread_over(flow: Any, end: Any) -> End:
     """Return what a part shows that never ran: each of its ends the same failure."""
     last = last_of(flow)
-    if isinstance(last, Group):
+    if isinstance(last, Group) and not ends_empty(last):
         return Many(tuple(spread_over(each, end) for each in flat(last.members)), False)
     if isinstance(last, Chunks):
         return Many((end,) * -(-last.items // last.size), False)
     return end._replace(is_kept=False) if isinstance(last, Call) and last.deed == "is silent" else end
-
-
-def has_chord_without_header(flow: Any) -> bool:
-    """Whether anywhere in a workflow is a chord without a header."""
-    if isinstance(flow, Chord):
-        return not flat(flow.header) or any(map(has_chord_without_header, (*flow.header, flow.body)))
-    parts = flow.steps if isinstance(flow, Chain) else flow.members if isinstance(flow, Group) else ()
-    return any(map(has_chord_without_header, parts))

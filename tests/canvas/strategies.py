@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hypothesis import strategies as st
-from model import DEEDS, Call, Chain, Chord, Chunks, Group, Map, folded
+from model import DEEDS, Call, Chain, Chord, Chunks, Group, Map, flat, folded, is_void, last_of
 
 #: What a workflow may have in it, besides tasks, chains, groups and chords of two or more that all succeed.
 ALL = {
@@ -51,6 +51,14 @@ def folds(flow: Any) -> bool:
     return not (isinstance(flow, Chain) and not folded(flow))
 
 
+def takes_ears(flow: Any) -> bool:
+    """Whether it is said whose callbacks its callbacks are: a group's are its first task's, others' a last task's."""
+    if isinstance(flow, Group):
+        members = flat(flow.members)
+        return bool(members) and takes_ears(members[0])
+    return isinstance(flow, Call) or not isinstance(last_of(flow), Group | Chunks | Map | None)
+
+
 class Drawing:
     """One workflow that is being drawn."""
 
@@ -81,8 +89,10 @@ class Drawing:
         )  # fmt: skip
 
     def chain(self, budget: int, depth: int) -> Chain:
-        bar = "bars" in self.features and self.draw(st.booleans())
-        return Chain(self._parts(budget, depth), bar)
+        parts = self._parts(budget, depth)
+        # `a | group()` is `a`, of whatever kind that is.
+        bar = "bars" in self.features and not any(map(is_void, parts)) and self.draw(st.booleans())
+        return Chain(parts, bar)
 
     def group(self, budget: int, depth: int) -> Group:
         return Group(self._parts(budget, depth))
@@ -123,7 +133,7 @@ class Drawing:
     def _with_ears(self, flow: Any) -> Any:
         """Give callbacks and errbacks to some."""
         suffix = "" if isinstance(flow, Call) else " of workflows"
-        if isinstance(flow, Chunks | Map) or not folds(flow):
+        if not takes_ears(flow):
             return flow
         if "links" + suffix in self.features and self.draw(st.integers(0, 3)) == 0:
             link = Call(next(self.tags), immutable=self.draw(st.booleans()))

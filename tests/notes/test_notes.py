@@ -36,9 +36,6 @@ LIMIT_S = 20
 
 #: Blocks of later issues, by that line, and what will bring them.
 LATER = {
-    "task.map([1, 2])": "canvas: map",
-    "add.starmap([(2, 2), (4, 4)])": "canvas: starmap",
-    "res = add.chunks(zip(range(100), range(100)), 10)()": "canvas: chunks",
     "res = chain(add.s(4, 4), mul.s(8), mul.s(10))()": "canvas: the graph of results",
     "sig1 = add.si(2, 2)": "canvas: stamping",
 }
@@ -475,6 +472,30 @@ def test_clones(block, named, worker):
     with worker():
         assert (named["clone_s"].args, named["clone_s"].kwargs) == ((4, 2), {"debug": True})
         assert named["clone_s"].delay().get(LIMIT_S) == 6
+
+
+@runs("task.map([1, 2])")
+@pytest.mark.row("F251")
+def test_maps(block, named, worker):
+    named["task"] = named["add"]
+    (mapped,) = ran(block, named)
+    with worker():
+        assert mapped.delay().get(LIMIT_S) == named["res"] == [1, 2]
+
+
+@runs("add.starmap([(2, 2), (4, 4)])")
+@pytest.mark.row("F252")
+def test_starmaps(block, named, worker):
+    (mapped,) = ran(block, named)
+    with worker():
+        assert mapped.delay().get(LIMIT_S) == named["res"] == [4, 8]
+
+
+@runs("res = add.chunks(zip(range(100), range(100)), 10)()")
+@pytest.mark.row("F253")
+def test_chunks(block, named, worker):
+    with worker():
+        assert ran(block, named) == [[[2 * i for i in range(at, at + 10)] for at in range(0, 100, 10)]]
 
 
 @runs("add.apply_async((2, 2), link=reset_buffer.signature(immutable=True))")
