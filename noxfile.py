@@ -43,14 +43,14 @@ def types(session: nox.Session) -> None:
 def crash(session: nox.Session) -> None:
     """Kill processes by the hundred, and look at what they leave behind."""
     install(session, "test")
-    session.run("pytest", "-m", "crash", "--timeout=1800", *session.posargs)
+    session.run("pytest", "-n", "0", "-m", "crash", "--timeout=1800", *session.posargs)
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
     """Put load on it for minutes."""
     install(session, "test")
-    session.run("pytest", "-m", "soak", "--timeout=3600", *session.posargs)
+    session.run("pytest", "-n", "0", "-m", "soak", "--timeout=3600", *session.posargs)
 
 
 @nox.session
@@ -75,4 +75,4 @@ def parity(session: nox.Session) -> None:
     """Compare what Celery was recorded to answer with a live Celery; needs the system's redis-server."""
     install(session, "test")
     session.install("celery[redis]==5.7.*")
-    session.run("pytest", "-m", "parity", "tests/parity", *session.posargs)
+    session.run("pytest", "-n", "0", "-m", "parity", "tests/parity", *session.posargs)

@@ -28,7 +28,10 @@ A, B, C = map(Call, "abc")
 FAILS, SILENT, TOLD = Call("f", "fails"), Call("s", "is silent"), ("e", "new")
 
 # Those of NOT_COMPARED warn.
-pytestmark = pytest.mark.filterwarnings("ignore::localq.exceptions.LocalqWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::localq.exceptions.LocalqWarning"),
+    pytest.mark.xdist_group("canvas"),  # one worker for all
+]
 
 #: Features that are not drawn yet: (feature, the smallest workflow that shows it, what happens instead).
 NOT_DRAWN = (("replacing", Call("t", becomes=Call("x")), "there is no Task.replace yet"),)

@@ -318,7 +318,7 @@ def nameless(a, /, b): ...
     (nameless, (7,), None, ((7,), {"b": 5, "x": 6})),
     (None, (7, 8), None, ((7, 8), {"b": 5, "x": 6})),
     (None, None, {"a": 9}, ([1], {"a": 9})),
-], ids=str)  # fmt: skip
+], ids=lambda each: getattr(each, "__name__", str(each)))  # fmt: skip
 def test_of_what_was_said_before_that_stays_which_still_fits(function, args, kwargs, expected):
     assert parameters.arguments(function, ([1], {"b": 5, "x": 6}), args, kwargs) == expected
 

@@ -167,6 +167,7 @@ def test_many_limits_at_once_each_ends_its_own(app: LocalQ):
         long, *others = [task.apply_async((), time_limit=limit) for limit in limits]
         assert [end_of(each)[0].args for each in others] == [(1,), (0.5,), (0.2,)]
         assert not long.ready()
+        long.revoke(terminate=True)
 
 
 @pytest.mark.row("F047")
