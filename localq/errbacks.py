@@ -3,17 +3,25 @@
 Celery has two kinds. One that takes more than an id, besides what its signature gives it, is called here, in the
 process that ran the task, with the request, the exception and the traceback. Any other (one argument, bound, or not
 registered here) is sent as a task of its own, with the failed task's id; its message is part of the failure's
-transaction. An errback's own mistakes are logged and change nothing. Must not decide how the failed task ends.
+transaction. An errback's own mistakes are logged and change nothing.
+
+Whoever ends a task whose process is dead may be a client, a command or a worker of another program, which has neither
+the failed task nor its errbacks. It sends an errand with the failure, in its transaction and to the queue of the failed
+task: there a worker does what the dead process would have done. Must not decide how the failed task ends.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
-from localq.context import Context
-from localq.message import Message
+from localq import clock
+from localq.context import ClaimContext, Context, headers_of, running
+from localq.exceptions import InvalidTaskError
+from localq.message import Claim, Message, new_id
 from localq.plan import Plan
+from localq.serialization import exception_from
 from localq.signatures import Signature, signature
 
 logger = logging.getLogger("localq.errbacks")
@@ -22,6 +30,50 @@ _RULE = (
     "it is called with (request, exc, traceback) if it takes more than one argument and is not bound, and else sent as "
     "a task with the id of the one that failed"
 )
+
+#: The task that runs errands.
+ERRAND = "celery.errbacks"
+#: Columns of a failed message that its errand has as its own.
+_SHARED = frozenset({"body", "content_type", "compression", "signature", "checksum"})
+
+
+def errand(claim: Claim, failure: bytes) -> Message | None:
+    """Make the message that has the errbacks of a failed attempt told by a worker; None if there are none.
+
+    Args:
+        failure: its exception, as it is written.
+    """
+    failed = claim.message
+    if failed.headers is None or '"errbacks"' not in failed.headers:
+        return None
+    headers = headers_of(claim)
+    if not headers.get("errbacks"):
+        return None
+    told = {name: value for name, value in failed._asdict().items() if name not in _SHARED}
+    # What was fed to it is fed to its errand: an errback may look at `request.args`.
+    carried: dict[str, Any] = {name: headers[name] for name in ("feed", "feeds") if name in headers}
+    carried["failed"] = {"message": told, "redeliveries": claim.redeliveries, "exc": failure.decode()}
+    return failed._replace(
+        id=new_id(), name=ERRAND, headers=json.dumps(carried), ignore_result=1, sent_at=clock.now(), retries=0,
+        reply_to=None, visible_at=None, expires_at=None, waits_for=0, group_id=None, position=None, leads=0,
+    )  # fmt: skip
+
+
+def run_errand(*args: Any, **kwargs: Any) -> None:
+    """Tell the errbacks of a task whose process died. It is called with that task's arguments."""
+    frame = running.get()
+    claim = getattr(frame.request, "_claim", None) if frame is not None else None
+    failed = headers_of(claim).get("failed") if claim is not None else None
+    if frame is None or claim is None or failed is None:
+        raise InvalidTaskError(f"{ERRAND} is localq's own and tells of a task that has failed: it cannot be sent")
+    app = frame.task.app
+    shared = {name: getattr(claim.message, name) for name in _SHARED}
+    message = Message(**failed["message"], **shared)
+    attempt = Claim(claim.seq, claim.token, failed["redeliveries"], message)
+    exc = exception_from(json.loads(failed["exc"]))
+    sends = told(app, ClaimContext(attempt, list(args), kwargs, frame.request.hostname, False), exc, str(exc))
+    if sends:
+        app.storage.put(sends)
 
 
 def told(app: Any, request: Context, exc: BaseException, traceback: str) -> tuple[Message, ...]:

@@ -128,7 +128,7 @@ class Executor:
 
         Args:
             fed: see `execute`.
-            around: called with a plain task's function, args and kwargs, in its place.
+            around: called with the task's function, args and kwargs, in its place.
         """
         message = claim.message
         if message.expires_at is not None and clock.now() >= message.expires_at:
@@ -145,7 +145,7 @@ class Executor:
             claim, args, kwargs, self.hostname, self.is_eager, self._repr_levels, self._is_high_first
         )
         if task.is_async:
-            return self._awaited(task, claim, request, args, kwargs)
+            return self._awaited(task, claim, request, args, kwargs, around)
         mark = running.set(Running(task, request, running.get()))
         try:
             self._run(task, claim, request, args, kwargs, around).send(None)
@@ -155,10 +155,12 @@ class Executor:
             running.reset(mark)
         return outcome
 
-    async def _awaited(self, task: Any, claim: Claim, request: ClaimContext, args: Any, kwargs: Any) -> Outcome:
+    async def _awaited(
+        self, task: Any, claim: Claim, request: ClaimContext, args: Any, kwargs: Any, around: Any
+    ) -> Outcome:
         mark = running.set(Running(task, request, running.get()))
         try:
-            return await self._run(task, claim, request, args, kwargs, None)
+            return await self._run(task, claim, request, args, kwargs, around)
         finally:
             running.reset(mark)
 

@@ -17,7 +17,8 @@ Where a supervisor killed the process for the task's sake, it noted why before i
     time limit    FAILURE TimeLimitExceeded; with acks_late and acks_on_timeout=False back in the queue, charged
     revoked       REVOKED
 
-Whoever sweeps may never have heard of the task, so its mode is noted with all that is needed, as one number.
+Whoever sweeps may never have heard of the task, so its mode is noted with all that is needed, as one number, and its
+errbacks are left to a worker that has them (errbacks.py).
 """
 
 from __future__ import annotations
@@ -28,19 +29,20 @@ import shlex
 import signal
 from typing import Any, NamedTuple, Protocol
 
-from localq import clock, faults, states
+from localq import clock, errbacks, faults, states
 from localq.context import headers_of, shown_name
 from localq.exceptions import (
     ChordError,
     EncodeError,
     ImproperlyConfigured,
+    LocalqError,
     OperationalError,
     Retry,
     TaskRevokedError,
     TimeLimitExceeded,
     WorkerLostError,
 )
-from localq.message import LEADS_BY_GROUP, Claim, Message, Outcome
+from localq.message import LEADS_BY_GROUP, Claim, Outcome
 from localq.serialization import checksum, encode, exception_data
 from localq.storage.base import Estate, OwnerInfo, Started, Storage
 from localq.storage.owners import is_running
@@ -50,10 +52,10 @@ logger = logging.getLogger("localq.recovery")
 EARLY, LATE, LATE_REJECT, RETRY = 0, 1, 2, 3
 #: Why a process was killed for a task's sake, as its supervisor notes it (`Owners.condemn`): JSON {"why": ...}.
 TIME_LIMIT, REVOKED = "time limit", "revoked"
-#: Where a mode's parts begin in its number: the kind and whether time may be tried again, max_retries + 1 (0: no
-#: limit), the delay in milliseconds.
-_AGAIN_AT, _MOST_AT, _DELAY_AT = 2, 3, 24
-#: The largest of each: 2 million retries, 34 years.
+#: Where a mode's parts begin in its number: the kind, whether time may be tried again, whether errors are kept, then
+#: max_retries + 1 (0: no limit), the delay in milliseconds.
+_AGAIN_AT, _KEEPS_AT, _MOST_AT, _DELAY_AT = 2, 3, 4, 24
+#: The largest of each: 1 million retries, 34 years.
 _KIND, _MOST, _DELAY = (1 << _AGAIN_AT) - 1, (1 << _DELAY_AT - _MOST_AT) - 1, (1 << 64 - _DELAY_AT) - 1
 #: A message is not tried again after so many attempts that died (`task_max_redeliveries`).
 MAX_REDELIVERIES = 3
@@ -70,25 +72,28 @@ class Mode(NamedTuple):
         kind: EARLY, LATE, LATE_REJECT or RETRY.
         max_retries, delay: how RETRY goes on; None is no limit, seconds.
         again_in_time: it goes back into the queue if it has run out of time.
+        keeps_errors: its failures are kept although its results are not.
     """
 
     kind: int
     max_retries: int | None = None
     delay: float = 0.0
     again_in_time: bool = False
+    keeps_errors: bool = False
 
     def packed(self) -> int:
         """Write it as one number of 64 bits; what is too large for its bits is as large as they allow."""
         most = 0 if self.max_retries is None else min(max(self.max_retries, 0) + 1, _MOST)
         delay = round(min(max(self.delay, 0) * 1000, _DELAY))
-        return self.kind | self.again_in_time << _AGAIN_AT | most << _MOST_AT | delay << _DELAY_AT
+        flags = self.again_in_time << _AGAIN_AT | self.keeps_errors << _KEEPS_AT
+        return self.kind | flags | most << _MOST_AT | delay << _DELAY_AT
 
     @classmethod
     def unpacked(cls, number: int) -> Mode:
         """Read what `packed` wrote."""
         most = number >> _MOST_AT & _MOST
-        again_in_time = bool(number >> _AGAIN_AT & 1)
-        return cls(number & _KIND, most - 1 if most else None, (number >> _DELAY_AT) / 1000, again_in_time)
+        flags = bool(number >> _AGAIN_AT & 1), bool(number >> _KEEPS_AT & 1)
+        return cls(number & _KIND, most - 1 if most else None, (number >> _DELAY_AT) / 1000, *flags)
 
 
 def mode_of(task: Any) -> int:
@@ -97,18 +102,18 @@ def mode_of(task: Any) -> int:
     Raises:
         ImproperlyConfigured: it is to be retried, and its retry options are no numbers.
     """
-    again_in_time = bool(task.acks_late) and not _acks_on_timeout(task)
+    flags = bool(task.acks_late) and not _acks_on_timeout(task), bool(task.store_errors_even_if_ignored)
     if task.retry_on_worker_lost:
         try:
-            return Mode(RETRY, task.max_retries, task.default_retry_delay, again_in_time).packed()
+            return Mode(RETRY, task.max_retries, task.default_retry_delay, *flags).packed()
         except (TypeError, ValueError) as exc:
             raise ImproperlyConfigured(
                 f"task {task.name!r}: with retry_on_worker_lost, max_retries ({task.max_retries!r}) must be a whole "
                 f"number or None, and default_retry_delay ({task.default_retry_delay!r}) a number of seconds"
             ) from exc
     if not task.acks_late:
-        return EARLY
-    return Mode(LATE_REJECT if task.reject_on_worker_lost else LATE, again_in_time=again_in_time).packed()
+        return Mode(EARLY, None, 0.0, *flags).packed()
+    return Mode(LATE_REJECT if task.reject_on_worker_lost else LATE, None, 0.0, *flags).packed()
 
 
 def _acks_on_timeout(task: Any) -> bool:
@@ -117,9 +122,6 @@ def _acks_on_timeout(task: Any) -> bool:
 
 class Herald(Protocol):
     """Whoever calls what the user has to say about tasks that ended here, in a process that knows the tasks."""
-
-    def sends(self, claim: Claim, outcome: Outcome) -> tuple[Message, ...]:
-        """Tell the errbacks of an attempt that is about to end here; returns what is to be sent with its end."""
 
     def told(self, claim: Claim, outcome: Outcome, why: dict[str, Any]) -> None:
         """Tell the task's own handlers and the signals' receivers that it has ended so.
@@ -147,7 +149,7 @@ def sweep(
         whole_worker: the dead children died because their worker is being stopped.
         unexplained: names of own children that were found dead before, and whose main process may still tell of
             what; others found like that are left for the next time, and their names added.
-        herald: tells the user's handlers of what ends here; without one, nobody does.
+        herald: tells the user's handlers of what ends here; without one, nobody does. Errbacks are told all the same.
 
     Returns:
         How many messages were freed or ended.
@@ -179,19 +181,48 @@ def _settled(storage: Storage, estate: Estate, outcomes: list[Outcome], herald: 
     noted = {(outcome.seq, outcome.token) for outcome in estate.ended}
     why = {(each.seq, each.token): reason_of(each) for each in estate.started}
     fallen = {
-        (claim.seq, claim.token): claim for claim in estate.claims
-        if herald is not None and (claim.seq, claim.token) in why.keys() - noted
-    }  # fmt: skip
-    for at, outcome in enumerate(outcomes):
-        claim = fallen.get((outcome.seq, outcome.token))
-        if herald is not None and claim is not None and outcome.state == states.FAILURE:
-            outcomes[at] = outcome._replace(sends=herald.sends(claim, outcome))
-    stale = {(outcome.seq, outcome.token) for outcome in settle_each(storage, outcomes)}
+        (claim.seq, claim.token): claim for claim in estate.claims if (claim.seq, claim.token) in why.keys() - noted
+    }
+    outcomes = [_with_errand(outcome, fallen.get((outcome.seq, outcome.token))) for outcome in outcomes]
+    unkept = _unkept(estate)
+    kept = [_ignored(outcome) if (outcome.seq, outcome.token) in unkept else outcome for outcome in outcomes]
+    stale = {(outcome.seq, outcome.token) for outcome in settle_each(storage, kept)}
     for outcome in outcomes:
         key = (outcome.seq, outcome.token)
         if herald is not None and key in fallen and key not in stale and outcome.ended:
             herald.told(fallen[key], outcome, why[key])
     return len(outcomes) - len(stale)
+
+
+def _unkept(estate: Estate) -> set[tuple[int, int]]:
+    """Which of a dead owner's tasks ran out of time and keep nothing of it, as if they had raised.
+
+    Of one that was lost its failure is kept all the same: it is the only trace, and a way to run it again.
+    """
+    ignored = {(c.seq, c.token) for c in estate.claims if c.message.ignore_result and not c.message.leads}
+    return {
+        (each.seq, each.token) for each in estate.started
+        if reason_of(each).get("why") == TIME_LIMIT and not Mode.unpacked(each.mode).keeps_errors
+    } & ignored  # fmt: skip
+
+
+def _ignored(outcome: Outcome) -> Outcome:
+    if outcome.state != states.FAILURE:
+        return outcome
+    return outcome._replace(state=states.IGNORED, result=None, content_type=None, checksum=0)
+
+
+def _with_errand(outcome: Outcome, fallen: Claim | None) -> Outcome:
+    """Have the errbacks of a task told that fails here: not by this process, which may not have them."""
+    if fallen is None or outcome.state != states.FAILURE or outcome.result is None:
+        return outcome
+    try:
+        errand = errbacks.errand(fallen, outcome.result)
+    except LocalqError:
+        # Its headers cannot be read. It ends all the same, or it would be swept for ever.
+        logger.exception("errbacks of %s[%s] cannot be told", fallen.message.name, fallen.message.id)
+        return outcome
+    return outcome if errand is None else outcome._replace(sends=(errand,))
 
 
 def recall(storage: Storage, owner: str, batch: int) -> int:

@@ -113,8 +113,10 @@ class Registrar:
         """Add built-in and shared tasks that are not there yet."""
         self.conf.get("task_routes")  # settings are read before the lock is taken: that may import a module
         with self._finalizing:
-            for name, function in BUILTINS:
-                self._task_of(function, {"name": name, "rate_limit": 0})  # no setting limits the steps of workflows
+            for name, function, own in BUILTINS:
+                self._task_of(
+                    function, {"name": name, "rate_limit": 0, **own}
+                )  # no setting limits the steps of workflows
             for function, options in list(apps.shared):
                 self._task_of(function, options)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import WRAPPER_ASSIGNMENTS
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
+from localq import errbacks
 from localq.context import apps, current_app, current_task, running
 from localq.exceptions import InvalidTaskError, NotRegistered
 from localq.makers import AsyncTask, BoundMaker, Maker
@@ -162,10 +163,12 @@ def _each(task: AnyTask, items: Iterable[Iterable[Any]]) -> list[Any]:
     return run_here(one_after_another())
 
 
-#: Tasks that every app has: (name, function).
-BUILTINS: tuple[tuple[str, Callable[..., Any]], ...] = (
-    ("celery.accumulate", accumulate), ("celery.backend_cleanup", backend_cleanup),
-    ("celery.map", mapped), ("celery.starmap", starmapped), ("celery.ping", ping),
+#: Tasks that every app has: (name, function, options).
+BUILTINS: tuple[tuple[str, Callable[..., Any], Mapping[str, Any]], ...] = (
+    ("celery.accumulate", accumulate, {}), ("celery.backend_cleanup", backend_cleanup, {}),
+    ("celery.map", mapped, {}), ("celery.starmap", starmapped, {}), ("celery.ping", ping, {}),
+    # Rather twice than never.
+    (errbacks.ERRAND, errbacks.run_errand, {"acks_late": True, "reject_on_worker_lost": True}),
 )  # fmt: skip
 
 

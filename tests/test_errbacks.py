@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
-from waiting import wait_until
-from working import work_off
+import os
 
-from localq import Signature
+import pytest
+from forking import ended, forked
+from waiting import wait_until
+from working import claims_of, work_off
+
+from localq import LocalQ, Signature
+from localq.exceptions import InvalidTaskError, WorkerLostError
+from localq.executor import Executor
+from localq.message import Message
+from localq.recovery import EARLY, _settled, verdicts
+from localq.serialization import checksum
+from localq.storage.base import Estate, Started
 
 
 @pytest.fixture
@@ -83,10 +92,6 @@ def test_an_errback_of_the_old_kind_or_a_bound_one_is_a_task_with_the_failed_id(
 def test_an_errback_that_is_not_registered_here_is_sent_all_the_same(app, fail):
     fail.apply_async((), link_error=Signature("elsewhere.told", app=app), task_id="f")
     owner = app.storage.enlist({"kind": "test"}, journal=False)
-    from working import claims_of
-
-    from localq.executor import Executor
-
     (claim,) = claims_of(app, owner.name)
     outcome = Executor(app.conf).execute(fail, claim)
     assert [message.name for message in outcome.sends] == ["elsewhere.told"]
@@ -170,3 +175,87 @@ def test_a_callback_of_a_call_by_name_is_sent_too(app, note):
     app.send_task("proj.one", link=told.s())
     work_off(app)
     assert note() == ["(1,)"]
+
+
+# -- A process that dies -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lost(app):
+    """Send a message whose process dies in the middle of it."""
+
+    def lose(send):
+        def run():
+            owner = app.storage.enlist({"kind": "test"})
+            send()
+            (claim,) = claims_of(app, owner.name)
+            owner.begin(claim, EARLY, 0)
+            os._exit(0)
+
+        assert ended(forked(run)) == 0
+
+    return lose
+
+
+@pytest.mark.row("F106")
+def test_an_errback_of_a_task_whose_process_died_is_told_by_a_worker_whoever_swept(app, fail, lost, note):
+    @app.task(name="proj.told")
+    def told(request, exc, traceback):
+        request_facts = (request.id, request.task, request.args, request.kwargs, request.root_id, len(request.errbacks))
+        note(f"{request_facts} {type(exc).__name__} {traceback[:25]}")
+
+    @app.task(bind=True, name="proj.sent")
+    def sent(self, id):
+        note(f"{id} {self.request.parent_id}")
+
+    lost(lambda: fail.apply_async((), {"x": 2}, task_id="f", link_error=[told.s(), sent.s()], link=told.s()))
+    client = LocalQ("client", store=app.backend.location.path, set_as_current=False)
+    with pytest.raises(WorkerLostError):
+        client.AsyncResult("f").get(timeout=30)
+    client.close()
+    assert note() == []
+    work_off(app)
+    assert note() == [
+        "('f', 'proj.fail', [], {'x': 2}, 'f', 2) WorkerLostError Worker exited prematurely", "f f",
+    ]  # fmt: skip
+    work_off(app)
+    assert len(note()) == 2, "told once"
+    assert app.AsyncResult("f").state == "FAILURE"
+
+
+@pytest.mark.row("F106")
+def test_errbacks_of_a_chains_step_are_told_what_was_fed_to_it(app, fail, note):
+    @app.task(name="proj.told")
+    def told(request, exc, traceback):
+        note(f"{request.args} {request.task}")
+
+    add = app.task(name="proj.add")(lambda x, y: x + y)
+    (add.s(1, 2) | fail.s().on_error(told.s())).apply_async()
+    owner = app.storage.enlist({"kind": "test"}, journal=False)
+    (first,) = claims_of(app, owner.name)
+    app.storage.settle([Executor(app.conf).execute(add, first)])
+    (claim,) = claims_of(app, owner.name)
+    estate = Estate([claim], [Started(claim.seq, claim.token, EARLY)])
+    assert _settled(app.storage, estate, verdicts(estate, True, "gone", 3), None) == 1
+    work_off(app)
+    assert note() == ["[3] proj.fail"]
+
+
+@pytest.mark.parametrize(("headers", "sends"), [
+    ('{"errbacks": [], "root_id"', 0), ('{"errbacks": []}', 0), ('{"errbacks": [{"task": 5}]}', 1),
+    ('{"link": "errbacks"}', 0), (None, 0),
+])  # fmt: skip
+def test_one_whose_errbacks_cannot_be_read_ends_all_the_same(app, caplog, headers, sends):
+    app.storage.put([Message("f", "proj.fail", b"[[], {}]", headers=headers, checksum=checksum(b"[[], {}]"))])
+    (claim,) = claims_of(app, app.storage.enlist({"kind": "test"}, journal=False).name)
+    estate = Estate([claim], [Started(claim.seq, claim.token, EARLY)])
+    assert _settled(app.storage, estate, verdicts(estate, True, "gone", 3), None) == 1
+    assert app.AsyncResult("f").state == "FAILURE"
+    assert len(work_off(app)) == sends
+    assert ("errbacks of proj.fail[f] cannot be told" in caplog.text) is (headers is not None and headers[-1] != "}")
+
+
+@pytest.mark.row("F106")
+def test_an_errand_for_errbacks_cannot_be_sent_by_anybody_else(app):
+    with pytest.raises(InvalidTaskError, match=r"celery\.errbacks is localq's own"):
+        app.tasks["celery.errbacks"].apply((1,), throw=True)

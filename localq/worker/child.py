@@ -265,6 +265,8 @@ class Consumer:
     def _finish(self, storage: Storage, owner: Owner, outcomes: list[Outcome]) -> None:
         """Settle what has ended, and give back what was handed over meanwhile."""
         if self._beside is not None:
+            if self.is_worn and self._attempts:
+                self._terms.leave()
             self._wait_for_coroutines(storage, outcomes)
             outcomes = []
         # Even if nothing has: whoever saw the flag up has put its message by the time this settle is through.
@@ -393,7 +395,8 @@ class Consumer:
         """Hand a coroutine task to the loop; None if the batch was recalled."""
         try:
             limits = self._terms.limits_of(task, claim)
-            found = self._executor.attempt(task, claim, fed)
+            terms = self._terms.beside(task, claim)
+            found = self._executor.attempt(task, claim, fed, terms)
         except Exception as exc:
             return self._indescribable(task, claim, exc)
         if isinstance(found, Outcome):
@@ -404,7 +407,7 @@ class Consumer:
             found.close()
             return given_back(claim)
         faults.at("start.reserved")
-        if not self._beside.start(task, claim, found, limits):
+        if not self._beside.start(task, claim, found, limits, terms):
             return None
         faults.at("start.noted")
         if task.track_started and not claim.message.ignore_result:

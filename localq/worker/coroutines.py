@@ -30,6 +30,7 @@ from localq.recovery import Mode, given_back
 from localq.revocation import TERMINATE
 from localq.storage.base import Owner, Storage
 from localq.worker.terminator import read
+from localq.worker.terms import Attempt as Terms
 
 logger = logging.getLogger("localq.worker.coroutines")
 
@@ -67,6 +68,7 @@ class Attempt:
     Args:
         limits: its time limits in seconds, (hard, soft).
         place: where its owner has noted it.
+        terms: who tells the steward of it; None if nobody need hear.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class Attempt:
         coroutine: Coroutine[Any, Any, Outcome],
         limits: tuple[float | None, float | None],
         place: int,
+        terms: Terms | None = None,
     ) -> None:
-        self.task, self.claim, self.coroutine, self.place = task, claim, coroutine, place
+        self.task, self.claim, self.coroutine, self.place, self.terms = task, claim, coroutine, place, terms
         self.hard, self.soft = limits
         self.key = (claim.seq, claim.token)
         #: When even the loop has failed to stop it, by the monotonic clock; 0 for never.
@@ -178,9 +181,10 @@ class Coroutines:
         claim: Claim,
         coroutine: Coroutine[Any, Any, Outcome],
         limits: tuple[float | None, float | None],
+        terms: Terms | None = None,
     ) -> bool:
         """Note that a coroutine begins, in a place that is free; False if its batch was recalled."""
-        attempt = Attempt(task, claim, coroutine, limits, self._free.pop())
+        attempt = Attempt(task, claim, coroutine, limits, self._free.pop(), terms)
         with self._noting:
             may = self._owner.begin(claim, task.lost_mode, 0, attempt.deadline, attempt.place)
             if not may:
@@ -192,6 +196,8 @@ class Coroutines:
             self._free.append(attempt.place)
             return False
         self.attempts[attempt.key] = attempt
+        if terms is not None:
+            terms.tell_accepted()
         return True
 
     def run(self, claim: Claim) -> None:
@@ -207,7 +213,10 @@ class Coroutines:
             self._cancel_revoked()
         with self._noting:
             news, self._ended = self._ended, []
-        self._settling += [attempt for attempt, _ in news]
+        for attempt, outcome in news:
+            self._settling.append(attempt)
+            if attempt.terms is not None:
+                attempt.terms.ends(outcome)
         return [outcome for _, outcome in news]
 
     def settled(self) -> bool:
@@ -327,7 +336,12 @@ class Coroutines:
 
     def _tell(self, attempt: Attempt) -> None:
         m = attempt.claim.message
-        logger.warning("Soft time limit (%ss) exceeded for %s[%s]", attempt.soft, shown_name(m), m.id)
+        if attempt.verdict is not None:
+            return  # it is withdrawn, which nothing may take the place of
+        if attempt.terms is None:
+            logger.warning("Soft time limit (%ss) exceeded for %s[%s]", attempt.soft, shown_name(m), m.id)
+        else:
+            attempt.terms.tell_soft(attempt.soft)
         self._throw(attempt, SoftLimit(attempt.soft))
 
     def _time_out(self, attempt: Attempt, limit: float) -> None:
@@ -337,6 +351,8 @@ class Coroutines:
         if Mode.unpacked(task.lost_mode).again_in_time and claim.redeliveries < task.app.conf.task_max_redeliveries:
             self._withdraw(attempt, lambda _: given_back(claim)._replace(charged=1))
             return
+        if attempt.terms is not None and attempt.verdict is None:
+            attempt.terms.over_s = limit
         self._withdraw(attempt, partial(self._executor.failed, task, claim, TimeLimitExceeded(limit)))
 
     def _withdraw(self, attempt: Attempt, verdict: Verdict) -> None:

@@ -37,6 +37,8 @@ GRACE_S = 0.1
 STOP_S = 0.05
 #: How long it takes until others see what a process wrote (`owners._SEEN_S`), in seconds.
 SEEN_S = 0.001
+#: Whether a process can see that another has ended before it reaps it; not on macOS before Python 3.13.
+CAN_PEEK = hasattr(os, "waitid")
 #: Seconds after which notes that could not be read are read again.
 AGAIN_S = 1.0
 
@@ -78,13 +80,18 @@ class Enforcer:
         """Whether a child is about to be killed: it must not go on."""
         return pid in self._doomed
 
+    def ended(self, pid: int, was_killed: bool) -> None:
+        """A child has ended and is not reaped, so that its group is still its own: nothing there outlives a kill."""
+        if was_killed or pid in self._doomed:
+            _send(os.killpg, pid, signal.SIGKILL)
+
     def buried(self, pid: int, index: int) -> bool:
-        """A child has ended: nothing of its group outlives it if it was to be killed. Returns whether it was."""
+        """A child is reaped. Returns whether it was to be killed."""
         self._watch.forget(index)
         was_doomed = pid in self._doomed
-        if was_doomed:
+        if was_doomed and not CAN_PEEK:
             self._kill(pid)
-            del self._doomed[pid]
+        self._doomed.pop(pid, None)
         return was_doomed
 
     def terminate(self, children: dict[int, int], said: dict[str, Any]) -> None:
@@ -178,6 +185,8 @@ def _send(how: Callable[[int, int], None], pid: int, number: int) -> None:
         how(pid, number)
     except ProcessLookupError:
         pass  # it has ended, and is about to be reaped
+    except PermissionError:
+        pass  # all that is left of its group is another user's, or dead (macOS)
 
 
 def _wait_until_stopped(pid: int) -> None:
@@ -188,8 +197,8 @@ def _wait_until_stopped(pid: int) -> None:
 
 
 def _has_stopped(pid: int) -> bool:
-    if not hasattr(os, "waitid"):
-        return False  # macOS before Python 3.13: the whole time is waited
+    if not CAN_PEEK:
+        return False  # the whole time is waited
     try:
         return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:

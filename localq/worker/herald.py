@@ -1,12 +1,12 @@
 """Tells the user's own code, in the steward, how attempts went whose process cannot: what Celery's main process does.
 
-    swept      a task that ended here, since its process is dead: its errbacks, and its request's `on_failure`; with a
-               time limit `on_timeout` as well, and through it the task's handlers and the signal
+    swept      a task that ended here, since its process is dead: its request's `on_failure`; with a time limit
+               `on_timeout` as well, and through it the task's handlers and the signal
     noticed    what children tell: a soft limit was used up; how a task went that has a Request of its own
 
-Handlers are called after the end is in the store; errbacks, whose messages are part of it, before. One that raises
-costs a line in the log, and one that takes long keeps the steward from its other work, as it keeps Celery's main
-process. Must not decide how anything ends.
+Handlers are called after the end is in the store. One that raises costs a line in the log, and one that takes long
+keeps the steward from its other work, as it keeps Celery's main process. Errbacks are told elsewhere (errbacks.py).
+Must not decide how anything ends.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from localq import errbacks, states
-from localq.context import ClaimContext, entered
+from localq import states
+from localq.context import entered
 from localq.exceptions import LocalqError, Retry, TimeLimitExceeded
 from localq.executor import Einfo, call_of
-from localq.message import Claim, Message, Outcome
+from localq.message import Claim, Outcome
 from localq.recovery import REVOKED, TIME_LIMIT
 from localq.registry import symbol
 from localq.serialization import decode, exception_from
@@ -65,20 +65,6 @@ class Herald:
 
     # -- What was swept (recovery.Herald) ----------------------------------------------------------
 
-    def sends(self, claim: Claim, outcome: Outcome) -> tuple[Message, ...]:
-        text = claim.message.headers
-        if text is None or '"errbacks"' not in text or self._task(claim) is None:
-            return ()
-        try:
-            exc = self._value(outcome.result, outcome.content_type, True)
-            args, kwargs = self._arguments(claim)
-            context = ClaimContext(claim, args, kwargs, self._hostname, False)
-            return errbacks.told(self._app, context, exc, str(exc))
-        except Exception:
-            # It ends all the same, or it would be swept for ever.
-            logger.exception("errbacks of %s[%s] cannot be told", claim.message.name, claim.message.id)
-            return ()
-
     def told(self, claim: Claim, outcome: Outcome, why: dict[str, Any]) -> None:
         self._safely(self._told, claim, outcome, why)
 
@@ -111,6 +97,8 @@ class Herald:
                 self._ended(request, facts)
 
     def _ended(self, request: Request, facts: dict[str, Any]) -> None:
+        # The process that ran it lives, and has told handlers and signals; a request of the user's hears all the same.
+        request._is_told = True
         state = facts["state"]
         if state == states.SUCCESS:
             request.on_success((False, self._value(facts["value"], facts["content_type"], False), facts["runtime"]))
@@ -118,7 +106,13 @@ class Herald:
         exc = self._value(facts["value"], facts["content_type"], True)
         if state == states.RETRY:
             exc = Retry(exc=exc)
-        request.on_success((True, Einfo(exc, facts["traceback"] or str(exc)), facts["runtime"]))
+        einfo = Einfo(exc, facts["traceback"] or str(exc))
+        if state == states.REVOKED or facts["over"]:
+            request.on_failure(einfo)
+            if facts["over"]:
+                request.on_timeout(False, facts["over"])
+            return
+        request.on_success((True, einfo, facts["runtime"]))
 
     # -- Requests ----------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ class Notice(NamedTuple):
 
     Attributes:
         kind: ACCEPTED (`pid`, `at` by the monotonic clock), SOFT (`limit`), or ENDED (`state`, `value` as written,
-            `content_type`, `traceback`, `runtime`).
+            `content_type`, `traceback`, `runtime`, `over`: the hard limit that ended a coroutine).
     """
 
     kind: str

@@ -113,6 +113,8 @@ class Request:
         if soft:
             logger.warning("Soft time limit (%ss) exceeded for %s[%s]", timeout, self._shown_name(), self.id)
             return
+        if self._is_told:
+            return
         # That the limit is exceeded is in the log already, by whoever decided it.
         exc = TimeLimitExceeded(timeout)
         einfo = _einfo(exc)
@@ -134,6 +136,8 @@ class Request:
         exc = exc_info.exception
         if isinstance(exc, Retry):
             self.on_retry(exc_info)
+        elif self._is_told:
+            return
         elif isinstance(exc, TaskRevokedError):
             told = {"terminated": True, "signum": self._signum, "expired": False}
             signals.task_revoked.send(self.task, request=self._context, **told)
@@ -141,6 +145,8 @@ class Request:
             self._tell_failure(exc_info)
 
     _signum: int | None = None
+    #: Whether the process that ran it has told its handlers and the signals itself.
+    _is_told = False
 
     def _tell_failure(self, einfo: Any) -> None:
         exc = einfo.exception

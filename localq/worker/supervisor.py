@@ -6,7 +6,8 @@
 Single-threaded, and its own code never opens the store, so nothing the store does can stop it, and forking
 is safe at any time. Signal handlers only note the signal; the loop does what it means. It tells the
 steward over a pipe which children died and of what; children whose supervisor dies are killed by the kernel.
-Each child leads a process group of its own, so that what a task has started can be killed with it.
+Each child leads a process group of its own, so that what a task has started can be killed with it. One that is worn
+and waits for its last coroutines has its successor beside it, within limits.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from localq.recovery import STOPPED, exit_reason
 from localq.storage.gate import set_mask
 from localq.storage.owners import identity
 from localq.worker.child import Consumer
-from localq.worker.enforcer import Enforcer
+from localq.worker.enforcer import CAN_PEEK, Enforcer
 from localq.worker.notices import Notices
 from localq.worker.steward import Steward
 from localq.worker.terms import Terms
@@ -50,6 +52,8 @@ logger = logging.getLogger("localq.worker")
 EX_OK, EX_CONFIG, EX_STORE, EX_NODE = 0, 2, 74, 73
 #: The exit code of a child that has done enough and is to be replaced.
 WORN = 77
+#: How many children there may be for each that takes tasks: the others are worn, and wait for their last coroutines.
+MOST_EACH = 4
 #: Signals that the supervisor answers.
 ANSWERED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD, signal.SIGHUP, signal.SIGTSTP)
 #: What no restart mends: the store cannot be used any more.
@@ -73,7 +77,7 @@ class Supervisor:
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker
-        self._mine: dict[str, object] = identity()
+        self._mine: dict[str, object] = {}
         self._children: dict[int, int] = {}
         self._steward = 0
         self._line = -1
@@ -89,6 +93,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Run until stopped; return the exit code."""
+        self._mine = identity()  # only now: whoever made this may have forked since
         signals.worker_init.send(self._worker)
         self._listen()
         try:
@@ -120,7 +125,7 @@ class Supervisor:
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         self._notices = Notices()
-        self._watch = Watch(self._worker.concurrency, write_end)
+        self._watch = Watch(MOST_EACH * self._worker.concurrency, write_end)
         self._enforcer = Enforcer(self._watch, lambda: Path(self._worker.app.backend.location.path))
         for number in ANSWERED:
             if number in (signal.SIGHUP, signal.SIGTSTP) and signal.getsignal(number) == signal.SIG_IGN:
@@ -205,7 +210,7 @@ class Supervisor:
     def _reap(self) -> None:
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(self._peek(), os.WNOHANG)
             except ChildProcessError:
                 return
             if not pid:
@@ -215,6 +220,17 @@ class Supervisor:
                 self._steward_ended(code)
             elif pid in self._children:
                 self._child_ended(pid, code)
+
+    def _peek(self) -> int:
+        """See whether a process has ended, before it is reaped and its number may be another's; -1 if none is seen."""
+        if not CAN_PEEK:
+            return -1
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None:
+            return -1
+        if found.si_pid in self._children:
+            self._enforcer.ended(found.si_pid, found.si_code != os.CLD_EXITED)
+        return found.si_pid
 
     def _child_ended(self, pid: int, code: int) -> None:
         index = self._children.pop(pid)
@@ -236,14 +252,16 @@ class Supervisor:
         self._resume_at = 0.0
         if self._stopped_by:
             return
-        missing = set(range(1, self._worker.concurrency + 1)) - set(self._children.values())
+        places = set(self._children.values())
+        missing = self._worker.concurrency - sum(not self._watch.leaves(index) for index in places)
         if (missing or not self._steward) and self._is_crash_loop():
             self._resume_at = time.monotonic() + CRASH_PAUSE_S
             self._crashes.popleft()
             return
         if not self._steward:
             self._start_steward(first=False)
-        for index in sorted(missing):
+        free = (index for index in range(1, MOST_EACH * self._worker.concurrency + 1) if index not in places)
+        for index in islice(free, missing):
             self._fork_child(index)
 
     def _is_crash_loop(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 from localq import clock, states
 from localq.context import headers_of
-from localq.exceptions import Ignore, Reject
+from localq.exceptions import Ignore, Reject, TimeLimitExceeded
 from localq.executor import Executor
 from localq.message import Claim, Outcome
 from localq.serialization import encode, exception_data
@@ -74,6 +74,10 @@ class Terms:
         has_request = task.has_request and self.notices is not None
         return Attempt(self, task, claim, hard, soft) if hard or soft or has_request else None
 
+    def beside(self, task: Any, claim: Claim) -> Attempt | None:
+        """Return what tells the steward of a coroutine task's attempt; None if nobody need hear."""
+        return Attempt(self, task, claim, None, None) if task.has_request and self.notices is not None else None
+
     def limits_of(self, task: Any, claim: Claim) -> Limits:
         """Return the limits of an attempt: its call's, else its task's, else those of all tasks here."""
         called = _limits_in(headers_of(claim).get("timelimit"))
@@ -98,6 +102,11 @@ class Terms:
         for attempt in ended:
             attempt.tell_ended()
 
+    def leave(self) -> None:
+        """Say that no more tasks are taken here, although some go on."""
+        if self.post is not None:
+            self.post.leave()
+
     def is_worn(self, executed: int) -> bool:
         """Whether a child has done enough."""
         if self.most_tasks is not None and executed >= self.most_tasks:
@@ -111,13 +120,18 @@ class Terms:
 
 
 class Attempt:
-    """One attempt that has terms; what is around the run of its task's function."""
+    """One attempt that has terms; what is around the run of its task's function.
+
+    Of a coroutine task it only tells the steward: its limits are kept in the loop.
+    """
 
     def __init__(self, terms: Terms, task: Any, claim: Claim, hard: float | None, soft: float | None) -> None:
         self._terms, self._task, self._claim, self._hard, self._soft = terms, task, claim, hard, soft
         self._raised: BaseException | None = None
         self._outcome: Outcome | None = None
-        self._took_s = 0.0
+        self._started, self._took_s = time.perf_counter(), 0.0
+        #: The hard limit that a coroutine was over.
+        self.over_s: float | None = None
 
     def begin(self, owner: Owner, left: int) -> bool:
         """See `Owner.begin`."""
@@ -126,48 +140,69 @@ class Attempt:
             may_run = post.begin(owner, self._claim, mode, left, self._hard)
         else:
             may_run = owner.begin(self._claim, mode, left)
-        if may_run and self._task.has_request and self._terms.notices is not None:
-            self._terms.notices.tell(ACCEPTED, self._claim, pid=os.getpid(), at=clock.monotonic())
+        if may_run and self._task.has_request:
+            self.tell_accepted()
         return may_run
 
     def run(self, executor: Executor, fed: tuple[Any, ...]) -> Outcome:
         """Execute it on its terms."""
-        started = time.perf_counter()
+        self._started = time.perf_counter()
         outcome = executor.attempt(self._task, self._claim, fed, self)
-        assert isinstance(outcome, Outcome)  # coroutine tasks have no such terms
-        self._took_s = time.perf_counter() - started
+        assert isinstance(outcome, Outcome)  # it is no coroutine's
         if self._task.has_request:
-            self._outcome = outcome
-            self._terms.ended.append(self)
+            self.ends(outcome)
         return outcome
 
+    def ends(self, outcome: Outcome) -> None:
+        """Take note of how it went, to be told once that is in the store."""
+        self._outcome, self._took_s = outcome, time.perf_counter() - self._started
+        self._terms.ended.append(self)
+
     def __call__(self, run: Any, args: Any, kwargs: Any) -> Any:
+        if self._task.is_async:
+            return self._awaited(run, args, kwargs)
         try:
             if self._soft and may_strike():
-                return SoftLimit(self._soft, self._tell_soft)(run, args, kwargs)
+                return SoftLimit(self._soft, self.tell_soft)(run, args, kwargs)
             return run(*args, **kwargs)
         except BaseException as exc:
             self._raised = exc
             raise
 
-    def _tell_soft(self) -> None:
+    async def _awaited(self, run: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            answer = run(*args, **kwargs)
+            return await answer if hasattr(answer, "__await__") else answer
+        except BaseException as exc:
+            self._raised = exc
+            raise
+
+    def tell_accepted(self) -> None:
+        """Tell the steward that it begins."""
         if self._terms.notices is not None:
-            self._terms.notices.tell(SOFT, self._claim, limit=self._soft)
+            self._terms.notices.tell(ACCEPTED, self._claim, pid=os.getpid(), at=clock.monotonic())
+
+    def tell_soft(self, limit_s: float | None = None) -> None:
+        """Tell the steward that it is over its soft limit."""
+        if self._terms.notices is not None:
+            self._terms.notices.tell(SOFT, self._claim, limit=limit_s or self._soft)
 
     def tell_ended(self) -> None:
         """Tell the steward how it went."""
         outcome = self._outcome
-        if outcome is None or self._terms.notices is None or isinstance(self._raised, _UNHEARD):
+        raised = TimeLimitExceeded(self.over_s) if self.over_s else self._raised
+        if outcome is None or self._terms.notices is None or isinstance(raised, _UNHEARD):
             return
         state, value, content_type = outcome.state, outcome.result, outcome.content_type
         if state == states.IGNORED:  # nothing is kept of it, but its request is told all the same
-            state = states.SUCCESS if self._raised is None else states.FAILURE
-            if self._raised is not None:
-                value, content_type = encode(exception_data(self._raised), "json")
-        if state in (states.SUCCESS, states.RETRY, states.FAILURE):
+            state = states.SUCCESS if raised is None else states.FAILURE
+            if raised is not None:
+                value, content_type = encode(exception_data(raised), "json")
+        was_terminated = state == states.REVOKED and self._task.is_async  # what has expired did not begin
+        if state in (states.SUCCESS, states.RETRY, states.FAILURE) or was_terminated:
             self._terms.notices.tell(
                 ENDED, self._claim, state=state, value=value, content_type=content_type, traceback=outcome.traceback,
-                runtime=self._took_s,
+                runtime=self._took_s, over=self.over_s,
             )  # fmt: skip
 
 

@@ -26,6 +26,8 @@ _LOOK = struct.Struct("=d")
 _CHILD = struct.Struct("=16sd")
 #: The byte that wakes a supervisor: no signal has this number.
 WAKE = 0
+#: Whether a child takes no more tasks and only waits for what runs; behind all the others.
+_LEAVES = struct.Struct("=?")
 
 
 class Watch:
@@ -37,7 +39,8 @@ class Watch:
     """
 
     def __init__(self, children: int, wake: int) -> None:
-        self._page = mmap.mmap(-1, _LOOK.size + (children + 1) * _CHILD.size)
+        self._leaves_at = _LOOK.size + (children + 1) * _CHILD.size
+        self._page = mmap.mmap(-1, self._leaves_at + (children + 1) * _LEAVES.size)
         self._wake = wake
         self.plan(math.inf)
 
@@ -48,6 +51,16 @@ class Watch:
     def forget(self, index: int) -> None:
         """Know nothing of a child: it has ended."""
         self._write(index, b"", 0.0)
+        _LEAVES.pack_into(self._page, self._leaves_at + index * _LEAVES.size, False)
+
+    def leave(self, index: int) -> None:
+        """Tell the supervisor that a child takes no more tasks, so that another may."""
+        _LEAVES.pack_into(self._page, self._leaves_at + index * _LEAVES.size, True)
+        self._call()
+
+    def leaves(self, index: int) -> bool:
+        """Whether a child takes no more tasks."""
+        return bool(_LEAVES.unpack_from(self._page, self._leaves_at + index * _LEAVES.size)[0])
 
     def read(self, index: int) -> tuple[str, float]:
         """Return a child's owner, empty if it has not told, and the hard limit of what it runs."""
@@ -98,3 +111,7 @@ class Post:
     def expect(self, deadline: float) -> None:
         """See `Watch.expect`."""
         self._watch.expect(deadline)
+
+    def leave(self) -> None:
+        """See `Watch.leave`."""
+        self._watch.leave(self._index)

@@ -194,9 +194,9 @@ def test_retry_options_that_are_no_numbers_are_an_error_where_the_task_is_made(o
         app.task(name="proj.slow", retry_on_worker_lost=True, **options)(lambda: None)
 
 
-@given(st.integers(0, 3), st.none() | st.integers(0, 10**6), st.integers(0, 10**9), st.booleans())
-def test_a_mode_is_read_as_it_was_written(kind, max_retries, milliseconds, again_in_time):
-    mode = Mode(kind, max_retries, milliseconds / 1000, again_in_time)
+@given(st.integers(0, 3), st.none() | st.integers(0, 10**6), st.integers(0, 10**9), st.booleans(), st.booleans())
+def test_a_mode_is_read_as_it_was_written(kind, max_retries, milliseconds, again_in_time, keeps_errors):
+    mode = Mode(kind, max_retries, milliseconds / 1000, again_in_time, keeps_errors)
     assert Mode.unpacked(mode.packed()) == mode
 
 

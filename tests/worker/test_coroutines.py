@@ -29,7 +29,9 @@ from localq.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
+from localq.message import Claim, Message
 from localq.testing.worker import start_worker
+from localq.worker.coroutines import Attempt, Coroutines, Withdrawn
 
 #: Longest that a coroutine waits for its file, in seconds.
 LONG_S = 60.0
@@ -474,6 +476,17 @@ def test_a_soft_limit_is_raised_where_it_waits_and_can_be_caught(app):
         assert type(error) is SoftTimeLimitExceeded
         assert "SoftTimeLimitExceeded" in results[1].traceback
         assert results[2].get(timeout=30) == 2
+
+
+def test_one_that_was_taken_away_is_not_told_of_its_soft_limit_as_well():
+    """As when both came while the loop was busy: the task would go on as one that may clean up."""
+    beside = object.__new__(Coroutines)
+    attempt = Attempt(None, Claim(1, 1, 0, Message("an-id", "proj.work", b"")), None, (None, 0.1), 1)
+    cancelled = []
+    attempt.running, attempt.has_begun = type("Running", (), {"cancel": lambda self: cancelled.append(1)})(), True
+    attempt.verdict, attempt.instead = (lambda _: None), Withdrawn()
+    beside._tell(attempt)
+    assert (type(attempt.instead), cancelled) == (Withdrawn, [])
 
 
 def test_a_hard_limit_ends_it_whatever_it_makes_of_that(app):

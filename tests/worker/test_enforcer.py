@@ -308,7 +308,9 @@ def frames(*modules):
 @pytest.mark.parametrize(("modules", "ours"), [
     (["proj"], False), (["proj", "time"], False), (["proj", "localq.app"], True),
     (["proj", "localq.app", "json"], True),
-    (["proj", "localq.app", "proj"], True), (["localq.retries", "proj"], False), (["localq.retries"], True),
+    (["proj", "localq.app", "proj"], False), (["proj", "localq.app", "proj", "json"], False),
+    (["proj", "localq.app", "proj", "localq.app"], True), (["localq.app", "diskcache.core"], True),
+    (["subprocess", "select"], False), (["localq.retries", "proj"], False), (["localq.retries"], True),
     (["localq.retries", "proj", "localq.app"], True), (["localqish"], False), ([], True),
 ])  # fmt: skip
 def test_code_of_ours_is_not_interrupted(modules, ours):

@@ -141,6 +141,30 @@ def test_what_a_task_has_started_ends_with_it(app: LocalQ, notes):
         wait_until(lambda: all(map(is_gone, pids)), what="grandchildren die with the child's process group")
 
 
+@pytest.mark.parametrize("who", ["its child", "a process that left its child's group"])
+def test_what_a_task_has_started_ends_with_a_child_that_somebody_else_has_killed(app: LocalQ, notes, who):
+    @app.task
+    def starts_another(may_leave):
+        child = subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(60)"], process_group=0 if may_leave else None
+        )
+        notes("pid", child.pid)
+        return os.getpid()
+
+    with start_worker(app, "prefork", concurrency=1):
+        pid = starts_another.delay(who != "its child").get(timeout=30)
+        started = int(notes.read("pid")[0][1])
+        os.kill(pid, signal.SIGKILL)
+        assert starts_another.delay(True).get(timeout=30) != pid
+        if who == "its child":
+            wait_until(lambda: is_gone(started), what="grandchildren die with the child's process group")
+        else:
+            assert not is_gone(started), "it is its own master"
+    for _, each in notes.read("pid"):
+        if not is_gone(int(each)):
+            os.kill(int(each), signal.SIGKILL)
+
+
 def test_only_the_one_that_is_late_ends_what_is_reserved_behind_it_runs(app: LocalQ, notes):
     long = app.task(name="long", time_limit=LIMIT_S)(sleeps)
 
@@ -202,6 +226,34 @@ def test_any_other_task_has_had_its_time(app: LocalQ, notes, options):
     with start_worker(app, "prefork", concurrency=1):
         assert type(end_of(once.delay())[0]) is TimeLimitExceeded
     assert len(notes.read()) == 1
+
+
+@pytest.mark.row("F040")
+@pytest.mark.parametrize(("options", "state"), [
+    ({}, "FAILURE"), ({"ignore_result": True}, "IGNORED"),
+    ({"ignore_result": True, "store_errors_even_if_ignored": True}, "FAILURE"),
+])  # fmt: skip
+def test_what_is_kept_of_one_that_ran_out_of_time_is_what_is_kept_of_one_that_raised(
+    app: LocalQ, notes, options, state
+):
+    errback = app.task(name="errback")(lambda request, exc, traceback: notes("errback", request.id, exc))
+
+    @app.task(**options)
+    def ends(how):
+        if how == "late":
+            time.sleep(LONG_S)
+        raise ValueError(how)
+
+    with start_worker(app, "prefork", concurrency=1):
+        results = [
+            ends.apply_async(("late",), time_limit=LIMIT_S, link_error=errback.s()),
+            ends.apply_async(("raises",), link_error=errback.s()),
+        ]
+        wait_until(lambda: len(notes.read("errback")) == 2)
+    assert [result.state for result in results] == [state, state]
+    assert {(words[1], words[2].partition("(")[0]) for words in notes.read("errback")} == {
+        (results[0].id, "TimeLimitExceeded"), (results[1].id, "raises"),
+    }  # fmt: skip
 
 
 # -- Soft limits ---------------------------------------------------------------------------------------
@@ -309,6 +361,108 @@ def test_limits_hold_for_the_first_run_only_of_what_a_task_calls_itself(app: Loc
         assert outer.delay().get(timeout=30) == "told inside"
 
 
+def test_code_of_the_users_that_localq_calls_for_a_task_can_be_interrupted(app: LocalQ):
+    inner = app.task(name="inner")(sleeps)
+
+    @app.task(soft_time_limit=LIMIT_S)
+    def applies():
+        return repr(inner.apply(throw=False).result)
+
+    @app.task(soft_time_limit=LIMIT_S)
+    def listens():
+        try:
+            with allow_join_result():
+                inner.apply_async((0,)).get(on_message=lambda _: time.sleep(LONG_S))
+        except SoftTimeLimitExceeded:
+            return "gave up"
+
+    @app.task(soft_time_limit=LIMIT_S)
+    def collects():
+        try:
+            with allow_join_result():
+                return list(inner.apply_async(queue="nobody").collect(intermediate=True))
+        except SoftTimeLimitExceeded:
+            return "gave up"
+
+    with start_worker(app, "prefork", concurrency=2):
+        assert listens.delay().get(timeout=30) == "gave up"
+        assert collects.delay().get(timeout=30) == "gave up"
+        assert applies.delay().get(timeout=30) == "SoftTimeLimitExceeded()", "as in Celery, it is the inner task's"
+
+
+class Suppressed:
+    """Takes whatever its block raises, and knows what that was."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        self.what = kind.__name__
+        return True
+
+
+def tries_all_loops(send):
+    try:
+        while True:
+            send(1)
+    except SoftTimeLimitExceeded as exc:
+        return type(exc).__name__
+
+
+def tries_in_a_while_loop(send):
+    while True:
+        try:
+            send(1)
+        except SoftTimeLimitExceeded as exc:
+            return type(exc).__name__
+
+
+def tries_in_a_for_loop(send):
+    for _ in iter(int, 1):
+        try:
+            send(1)
+        except SoftTimeLimitExceeded as exc:
+            return type(exc).__name__
+    return "never told"
+
+
+def has_a_context(send):
+    with Suppressed() as suppressed:
+        while True:
+            send(1)
+    return suppressed.what
+
+
+def tries_nothing(send):
+    while True:
+        send(1)
+
+
+def tries_something_else(send):
+    try:
+        send(1)
+    except ValueError:
+        return "wrong"
+    while True:
+        send(1)
+
+
+@pytest.mark.parametrize("loops", [
+    tries_all_loops, tries_in_a_while_loop, tries_in_a_for_loop, has_a_context, tries_nothing, tries_something_else,
+])  # fmt: skip
+def test_a_task_that_only_calls_localq_in_a_loop_is_told_where_its_own_handlers_hold(app: LocalQ, loops):
+    nothing = app.task(name="nothing", ignore_result=True)(lambda x: x)
+    app.conf.task_routes = {"nothing": "nobody"}
+    task = app.task(name="loops", soft_time_limit=0.05)(lambda: loops(nothing.delay))
+    with start_worker(app, "prefork", concurrency=1):
+        for _ in range(5):
+            value, state = end_of(task.delay())
+            if loops in (tries_nothing, tries_something_else):
+                assert (type(value), state) == (SoftTimeLimitExceeded, "FAILURE")
+            else:
+                assert (value, state) == ("SoftTimeLimitExceeded", "SUCCESS")
+
+
 @pytest.mark.row("R22")
 def test_a_solo_worker_says_that_it_keeps_no_limits_beside_the_main_thread(app: LocalQ, caplog):
     task = app.task(name="short")(sleeps)
@@ -409,6 +563,7 @@ def test_handlers_of_a_task_that_ran_out_of_time_are_called_in_the_steward(app: 
             result = task.apply_async((LONG_S,), link_error=errback.s())
             assert type(end_of(result)[0]) is TimeLimitExceeded
             wait_until(lambda: notes.read("signal"))
+            wait_until(lambda: notes.read("errback"), what="a child tells the errback")
             (steward,) = [o.about["pid"] for o in app.storage.owners() if o.about["kind"] == "worker"]
     finally:
         signals.task_failure.disconnect(failed)
@@ -431,6 +586,7 @@ def test_a_lost_process_is_told_to_the_signal_and_to_the_errbacks(app: LocalQ, n
         with start_worker(app, "prefork", concurrency=1):
             assert end_of(task.apply_async((), link_error=errback.s()))[1] == "FAILURE"
             wait_until(lambda: notes.read("signal"))
+            wait_until(lambda: notes.read("errback"))
     finally:
         signals.task_failure.disconnect(failed)
     assert notes.read("errback") == [["errback", "WorkerLostError"]]

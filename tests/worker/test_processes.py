@@ -15,10 +15,13 @@ from pathlib import Path
 
 import pytest
 from commands import environment, is_gone, worker
+from forking import ended, forked
 from waiting import LIMIT_S, wait_until
 
 from localq import LocalQ
 from localq.recovery import sweep
+from localq.worker.notices import Notices
+from localq.worker.supervisor import Supervisor
 
 if sys.platform != "linux":
     pytest.skip("looks at processes through /proc", allow_module_level=True)
@@ -297,3 +300,15 @@ def test_the_life_and_death_of_a_process_in_another_pid_namespace_are_seen(clien
     wait_until(lambda: sweep(client.storage) == 2, what="it is dead here too")
     assert client.storage.owners() == []
     assert [result.state for result in results] == ["FAILURE", "PENDING"]
+
+
+def test_a_supervisor_is_the_process_that_runs_it_not_the_one_that_made_it(monkeypatch):
+    supervisor = Supervisor(object())
+
+    def run():
+        monkeypatch.setattr(supervisor, "_work", lambda: 0)
+        monkeypatch.setattr(supervisor, "_listen", lambda: setattr(supervisor, "_notices", Notices()))
+        assert supervisor.run() == 0
+        assert supervisor._mine["pid"] == os.getpid()
+
+    assert ended(forked(run)) == 0

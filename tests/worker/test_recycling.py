@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 
 import pytest
 from commands import worker
 
 from localq import LocalQ
+from localq.exceptions import TimeLimitExceeded, TimeoutError
+from localq.worker import supervisor
 from localq.worker.terms import Terms, peak_kib
 
 TASKS = """
 import os
 from localq import LocalQ
+from localq.exceptions import TimeLimitExceeded, TimeoutError
 
 app = LocalQ("proj")
 kept = []
@@ -24,6 +28,17 @@ def pid():
 @app.task
 def grow(mib):
     kept.append(b"x" * (mib << 20))
+    return os.getpid()
+"""
+
+
+LASTS = """
+import asyncio, pathlib
+
+@app.task
+async def lasts(file):
+    while not pathlib.Path(file).exists():
+        await asyncio.sleep(0.01)
     return os.getpid()
 """
 
@@ -91,3 +106,56 @@ def test_nothing_means_for_ever():
 
 def test_peak_memory_is_told_in_kib():
     assert 1 << 10 < peak_kib() < 100 << 20
+
+
+def test_a_child_that_waits_for_its_last_coroutine_has_a_successor_already(here, client):
+    with (here / "tasks.py").open("a") as file:
+        file.write(LASTS)
+    gate = here / "gate"
+    with worker("-A", "tasks", "worker", "-c", "1", "--max-tasks-per-child", "2", cwd=here) as running:
+        lasting = [client.send_task("tasks.lasts", (str(gate),))]
+        pids = [client.send_task("tasks.pid").get(timeout=30) for _ in range(4)]
+        assert len(set(pids)) == 3, "the first child ran one task beside its coroutine, the others two and one"
+        running.saw("this process has run 2 tasks; another takes its place", times=2)
+        # A second one that waits, though the first does still.
+        lasting += [client.send_task("tasks.lasts", (str(gate),))]
+        assert client.send_task("tasks.pid").get(timeout=30) not in pids
+        gate.touch()
+        assert [each.get(timeout=30) for each in lasting] == [pids[0], pids[3]]
+        running.send(signal.SIGTERM)
+        assert running.ended() == 0
+        assert " ended: " not in running.text
+
+
+def test_only_so_many_wait_for_their_last_coroutines_and_then_another_must_end_first(here, client):
+    with (here / "tasks.py").open("a") as file:
+        file.write(LASTS)
+    with worker("-A", "tasks", "worker", "-c", "1", "--max-tasks-per-child", "1", cwd=here) as running:
+        for number in range(supervisor.MOST_EACH):
+            client.send_task("tasks.lasts", (str(here / str(number)),))
+            running.saw("this process has run 1 tasks", times=number + 1)
+        last = client.send_task("tasks.pid")
+        with pytest.raises(TimeoutError):
+            last.get(timeout=1.5)
+        (here / "2").touch()
+        assert last.get(timeout=30)
+        for number in range(supervisor.MOST_EACH):
+            (here / str(number)).touch()
+
+
+def test_a_hard_limit_ends_a_coroutine_of_a_child_that_has_a_successor(here, client):
+    with (here / "tasks.py").open("a") as file:
+        file.write(
+            "import asyncio, time\n"
+            "@app.task(time_limit=1)\n"
+            "async def sticks():\n"
+            "    await asyncio.sleep(0.5)\n"
+            "    time.sleep(60)\n"
+        )
+    with worker("-A", "tasks", "worker", "-c", "1", "--max-tasks-per-child", "2", cwd=here):
+        stuck = client.send_task("tasks.sticks")
+        first, second = [client.send_task("tasks.pid").get(timeout=30) for _ in range(2)]
+        assert first != second
+        with pytest.raises(TimeLimitExceeded):
+            stuck.get(timeout=30)
+        assert client.send_task("tasks.pid").get(timeout=30) == second

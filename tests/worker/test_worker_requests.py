@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 
 import pytest
 from waiting import wait_until
 
-from localq import LocalQ, Task
+from localq import LocalQ, Task, signals
 from localq.exceptions import Ignore, LocalqError
 from localq.message import Claim, Message
 from localq.testing.worker import start_worker
@@ -119,6 +120,59 @@ def test_it_is_told_of_limits_and_of_lost_processes(app: LocalQ, noted):
         "timeout True 0.3", "failure TimeLimitExceeded(1) False", "timeout False 1",
         "failure WorkerLostError('Worker exited prematurely: exitcode 3",
     ]  # fmt: skip
+
+
+@pytest.mark.row("F139", "F141", "F142")
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_it_is_told_of_coroutine_tasks_in_the_same_words(app: LocalQ, noted, pool):
+    told = []
+
+    def heard(sender=None, **_):
+        told.append(sender.name)
+
+    @app.task(base=NotingTask, bind=True, max_retries=1, default_retry_delay=0)
+    async def ends(self, how):
+        if how == "again":
+            raise self.retry(exc=ValueError(how))
+        if how == "ignored":
+            raise Ignore
+        if how != "well":
+            await asyncio.sleep(60)
+        return how
+
+    def said(*kinds):
+        return [line.partition(" {")[0] for line in noted() if line.split()[0] in kinds]
+
+    for signal in (signals.task_failure, signals.task_revoked):
+        signal.connect(heard, weak=False)
+    try:
+        with start_worker(app, pool, concurrency=1):
+            assert ends.delay("well").get(timeout=30) == "well"
+            ends.delay("again").get(timeout=30, propagate=False)
+            ends.apply_async(("soft",), soft_time_limit=0.3).get(timeout=30, propagate=False)
+            ends.apply_async(("hard",), time_limit=0.3).get(timeout=30, propagate=False)
+            ends.apply_async(("hard",), time_limit=0.3, ignore_result=True)
+            ends.delay("ignored")
+            wait_until(lambda: len(said("timeout")) == 3)
+            running = ends.delay("revoked")
+            wait_until(lambda: len(said("accepted")) == 8)
+            running.revoke(terminate=True)
+            wait_until(lambda: "failure TaskRevokedError('terminated') False" in said("failure"))
+    finally:
+        for signal in (signals.task_failure, signals.task_revoked):
+            signal.disconnect(heard)
+    assert len(said("accepted")) == 8
+    first, *others = said("timeout", "failure", "retry")
+    assert first.startswith("failure Retry(")
+    assert others == [
+        "retry ValueError('again')", "failure ValueError('again') True",
+        "timeout True 0.3", "failure SoftTimeLimitExceeded(0.3) True",
+        "failure TimeLimitExceeded(0.3) False", "timeout False 0.3",
+        "failure TimeLimitExceeded(0.3) False", "timeout False 0.3",
+        "failure TaskRevokedError('terminated') False",
+    ]  # fmt: skip
+    if pool == "solo":
+        assert len(told) == 5, "the signals' receivers hear of each end once"
 
 
 @pytest.mark.row("F139")
