@@ -118,7 +118,7 @@ class Transaction:
         stale = [outcome for outcome in outcomes if not self._apply(outcome)]
         claims = []
         if want is not None:
-            self._free(want.frees)
+            self._free(want)
             claims = self._claim(want)
         return Turn(claims, stale, self._moved, tuple(self._held))
 
@@ -348,13 +348,14 @@ class Transaction:
             self._table.set("entry", hold, Entry(hold, "", None))
             self._held.append(hold)
 
-    def _free(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            rows = self._rows(key, PROMOTED)
+    def _free(self, want: Want) -> None:
+        most = want.limit or PROMOTED
+        for key in want.frees:
+            rows = self._rows(key, most)
             for row in rows:
                 self._move(row, made_ready(row))
             self._moved += len(rows)
-            if len(rows) < PROMOTED:
+            if len(rows) < most:
                 self._table.set("entry", key, None)
 
     def _turns(self) -> dict[str, float]:

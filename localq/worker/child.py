@@ -10,6 +10,7 @@ Must not decide what becomes of tasks when it dies: its notes tell others enough
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import threading
@@ -27,7 +28,7 @@ from localq.rates import NAME, task_of
 from localq.recovery import given_back, settle_each, unwritable
 from localq.serialization import checksum, encode, value_of
 from localq.storage.base import Bell, Owner, Storage
-from localq.worker.holds import parked, rates_of, warn_of_unknown
+from localq.worker.holds import needless, parked, rates_of, warn_of_unknown
 from localq.worker.terms import Terms
 
 logger = logging.getLogger("localq.worker.child")
@@ -69,6 +70,9 @@ class Consumer:
         self._executor = Executor(app.conf, hostname)
         self._rates = rates_of(app.tasks, app.conf, hostname)
         self._limit = self._asked = 1
+        # Keys under which nothing need wait any more, and when that was looked up.
+        self._frees: tuple[str, ...] = ()
+        self._freed_at = -math.inf
         # Coroutine tasks, once there has been one, and what stands in for them before.
         self._beside: Any = None
         self._ended_beside: Callable[[], list[Outcome]] = list
@@ -299,7 +303,14 @@ class Consumer:
         self._asked = 0 if self._goes_first(outcomes) else self._limit
         if self._beside is not None:
             self._asked = min(self._asked, self._beside.free)
-        return Want(owner.name, self.queues, self._asked, clock.now(), self._rates)
+        return Want(owner.name, self.queues, self._asked, clock.now(), self._rates, self._needless())
+
+    def _needless(self) -> tuple[str, ...]:
+        """Return the keys to free: asked for once a second, and as long as there are some."""
+        if self._asked and (self._frees or clock.monotonic() - self._freed_at > FLOOR_S):
+            self._freed_at = clock.monotonic()
+            self._frees = needless(self.app.storage, self.app, self.queues)
+        return self._frees if self._asked else ()
 
     def _goes_first(self, outcomes: list[Outcome]) -> bool:
         """Whether somebody may be waiting for this one result, and nothing more is expected: no look for more now."""

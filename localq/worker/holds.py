@@ -1,29 +1,24 @@
 """What waits under a key, as a worker sees it: tasks that may start only so often, names that it does not know.
 
 A child parks what it may not run, and goes on with what it may; the store hands those with a rate limit out again,
-one for each token. `Holds` frees what need not wait any more: a name that is known here, a task that has no limit.
-Must not decide how often a task may start; `localq.rates` does.
+one for each token. What need not wait any more (a name that is known here, a task that has no limit) a child frees in
+the transaction in which it claims: freed beforehand, it might be parked again by a worker that does not know it, and
+so for ever. Must not decide how often a task may start; `localq.rates` does.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
-from localq import clock, rates
-from localq.message import Claim, Outcome, Rate, Want
+from localq import rates
+from localq.message import Claim, Outcome, Rate
 from localq.rates import BUCKET, NAME, RATE, task_of
 from localq.registry import nearest
 from localq.storage.base import Storage
-from localq.worker.timer import Timer
 
 logger = logging.getLogger("localq.worker.holds")
-
-#: Seconds between two looks for what need not wait any more.
-ROUND_S = 1.0
-#: Most steps of one look, of some hundreds of messages each: others want to write, too.
-STEPS = 50
 
 
 def rates_of(tasks: Any, conf: Any, node: str) -> dict[str, Rate]:
@@ -57,46 +52,16 @@ def warn_of_unknown(name: str, tasks: Any) -> None:
     )  # fmt: skip
 
 
-class Holds:
-    """The service of a worker that frees what need not wait any more.
-
-    Args:
-        app: whose tasks this worker knows.
-        queues: which it serves; what waits in others is not its to free.
-    """
-
-    def __init__(self, app: Any, timer: Timer, queues: Sequence[str]) -> None:
-        self._app, self._timer, self._queues = app, timer, frozenset(queues)
-        self._storage: Storage = app.storage
-
-    def start(self) -> None:
-        self._free()
-        self._timer.every(ROUND_S, self._free)
-
-    def rung(self) -> None:
-        return
-
-    def look(self, again_in_s: float | None) -> bool:
-        return False
-
-    def stop(self) -> None:
-        return
-
-    def _free(self) -> None:
-        keys = tuple(self._needless())
-        for _ in range(STEPS):
-            if not keys or not self._storage.settle((), Want("", (), 0, clock.now(), frees=keys)).moved:
-                return
-
-    def _needless(self) -> list[str]:
-        tasks = self._app.tasks
-        names, waiting = self._storage.entries(NAME), self._storage.entries(RATE)
-        limited = {rate.task for rate in rates_of(tasks, self._app.conf, "").values()} if waiting else ()
-        served = [key for key, _, _ in (*names, *waiting) if key.rpartition("@")[2] in self._queues]
-        return [
-            key for key in served
-            if is_known(task_of(key), tasks) and not (key.startswith(RATE) and task_of(key) in limited)
-        ]  # fmt: skip
+def needless(storage: Storage, app: Any, queues: Collection[str]) -> tuple[str, ...]:
+    """Return the keys in these queues under which nothing need wait any more: its name is known, or has no limit."""
+    tasks = app.tasks
+    names, waiting = storage.entries(NAME), storage.entries(RATE)
+    limited = {rate.task for rate in rates_of(tasks, app.conf, "").values()} if waiting else ()
+    served = [key for key, _, _ in (*names, *waiting) if key.rpartition("@")[2] in queues]
+    return tuple(
+        key for key in served
+        if is_known(task_of(key), tasks) and not (key.startswith(RATE) and task_of(key) in limited)
+    )  # fmt: skip
 
 
 def is_known(name: str, tasks: Any) -> bool:

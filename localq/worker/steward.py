@@ -4,7 +4,6 @@
     Sweeper    frees the claims of the dead
     Recaller   lets nothing wait behind a long task
     Due        wakes sleepers when a waiting message's time has come
-    Holds      frees what waits under a key and need not any more (holds.py)
     Expiry     forgets results that had their time (expiry.py)
     Herald     calls the user's handlers of attempts whose process cannot (herald.py)
     Terminator has tasks ended that were revoked while they run (terminator.py)
@@ -31,7 +30,6 @@ from localq.recovery import recall, sweep
 from localq.storage.base import DUE_BELL, SYNC_BELL, Doing, Storage
 from localq.worker.expiry import Expiry
 from localq.worker.herald import Herald
-from localq.worker.holds import Holds
 from localq.worker.notices import Notices
 from localq.worker.terminator import Terminator
 from localq.worker.timer import Timer
@@ -247,7 +245,6 @@ class Steward:
         ask: int | None = None,
     ) -> None:
         storage: Storage = app.storage
-        queues: Any = about.get("queues") or ()
         self._storage, self._line = storage, line
         self.timer = Timer()
         self._owner = storage.enlist({"kind": "worker", **about}, journal=False)
@@ -256,7 +253,7 @@ class Steward:
         self.sweeper = Sweeper(storage, self.timer, mine, app.conf.task_max_redeliveries, herald)
         self.services: list[Service] = [
             Upkeep(storage), herald, self.sweeper, Recaller(storage), Due(storage, self.timer),
-            Holds(app, self.timer, queues), Terminator(storage, self.timer, mine, ask),
+            Terminator(storage, self.timer, mine, ask),
             Expiry(app.backend, self.timer, patiently),
         ]  # fmt: skip
         self.is_stopping = False

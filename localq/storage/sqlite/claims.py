@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from localq import clock, faults
@@ -37,7 +37,7 @@ from localq.storage.sqlite.queries import candidates, claim_chosen, query
 from localq.storage.sqlite.queries import claim as claim_query
 
 Execute = Callable[..., Any]
-#: As many as the statement `free` frees at once.
+#: As many are freed at once, where nothing is claimed.
 FREED = 500
 _COLUMNS = 3 + len(Message._fields)
 
@@ -164,14 +164,17 @@ def turns(execute: Execute, now: float, ready: Counter[str] | None) -> float:
     return earliest
 
 
-def free(execute: Execute, keys: Iterable[str], ready: Counter[str]) -> int:
-    """Let messages that wait under these keys be ready; returns how many there were, at most FREED of each."""
-    moved = 0
-    for key in keys:
-        rows = execute(query("free"), (key,)).fetchall()
+def free(execute: Execute, want: Want, ready: Counter[str]) -> int:
+    """Let messages that wait under the keys wanted be ready; returns how many there were.
+
+    Of each key at most FREED, or as many as are to be claimed: more would only be parked again by others.
+    """
+    moved, most = 0, want.limit or FREED
+    for key in want.frees:
+        rows = execute(query("free"), (key, most)).fetchall()
         ready.update(queue for (queue,) in rows)
         moved += len(rows)
-        if len(rows) < FREED:
+        if len(rows) < most:
             execute(query("delete_entry"), (key,))
     return moved
 

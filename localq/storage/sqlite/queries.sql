@@ -93,7 +93,7 @@ insert into entries (key, value) values (?, '') on conflict do nothing returning
 -- name: free
 -- They wait no longer, in bounded steps.
 update messages set place = 'ready', hold = null
-where seq in (select seq from messages where place = 'held' and hold = ? order by priority, seq limit 500)
+where seq in (select seq from messages where place = 'held' and hold = ? order by priority, seq limit ?)
 returning queue;
 
 -- name: settle

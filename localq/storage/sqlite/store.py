@@ -286,7 +286,7 @@ class SqliteStorage:
         is_due = not (want.limit or outcomes) or bool(settlement.moved) or not 0 < want.now < self._bells.next_due()
         promoted = execute(query("promote"), (want.now,)).fetchall() if is_due else []
         ready.update(queue for (queue,) in promoted)
-        moved = len(promoted) + free(execute, want.frees, ready)
+        moved = len(promoted) + free(execute, want, ready)
         claims = self._claim(session, settlement, want) if want.limit else []
         due = self._next_due(session, want.now, None if want.limit else ready) if is_due else None
         # What is left after this claim is for others; what was claimed needs nobody woken.
