@@ -285,8 +285,8 @@ class Storage(Protocol):
         waits under a key (`hold`); `sends` exist; those who waited for it go on (after SUCCESS and IGNORED), stay (an
         end without a state), or fail with it (any other state). An outcome whose token is stale changes nothing and
         is returned. Due messages are promoted first, and those under the keys `want.frees` (of each as many as are
-        wanted, or some hundreds); then up to `want.limit` ready ones are claimed in (priority, arrival) order. Waiters named by
-        `reply_to` are woken.
+        wanted, or some hundreds); then up to `want.limit` ready ones are claimed in (priority, arrival) order. Waiters
+        named by `reply_to` are woken.
 
         A claim is `revoked` if there is an entry for it (`localq.revocation.rules_of`), written before it was claimed;
         then it is settled without being run. So nothing is handed over by `put` while there are such entries.
