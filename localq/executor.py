@@ -30,7 +30,7 @@ from localq.exceptions import (
     Retry,
     TaskRevokedError,
 )
-from localq.message import LEADS_BY_GROUP, Claim, Message, Outcome
+from localq.message import Claim, Message, Outcome
 from localq.retries import classes
 from localq.serialization import (
     checksum,
@@ -443,6 +443,6 @@ def _named(exc: BaseException, outcome: Outcome) -> str:
 
 
 def _group_failure(m: Message, exc: BaseException) -> bytes | None:
-    if not m.leads & LEADS_BY_GROUP:
+    if not m.leads:
         return None
     return encode(exception_data(ChordError(f"Dependency {m.id} raised {safe_repr(exc)}")), "json")[0]

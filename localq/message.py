@@ -15,8 +15,14 @@ from typing import NamedTuple
 
 #: `Message.leads`: others wait for this message's end, by its id ...
 LEADS_BY_ID = 1
-#: ... or by the end of every member of its group.
+#: ... or by the end of every member of its group ...
 LEADS_BY_GROUP = 2
+#: ... of whichever kind that end is, or for the first one that is bad.
+LEADS_ANYWAY, LEADS_IF_BAD = 4, 8
+#: `Message.leads`, of those who wait: for ends of any kind, or for a bad one.
+WAITS_ANYWAY, WAITS_IF_BAD = 16, 32
+#: If what it waits for fails, it shows that failure itself, and not that of a whole group.
+SHOWS_CAUSE = 64
 
 
 class Message(NamedTuple):
@@ -33,7 +39,7 @@ class Message(NamedTuple):
         waits_for: ... that is, for so many ends; 0 means it waits for nobody. Until they have come, the two times
             may be below 0: so many seconds after the last of them.
         group_id, position: membership in a group, and the place of its result in it.
-        leads: whether others wait for this one (LEADS_BY_ID, LEADS_BY_GROUP).
+        leads: whether others wait for this one (LEADS_...), and for what it waits itself (WAITS_..., SHOWS_CAUSE).
     """
 
     id: str
@@ -68,6 +74,12 @@ def released(message: Message, now: float) -> Message:
         visible_at=now - visible_at if visible_at is not None and visible_at < 0 else visible_at,
         expires_at=now - expires_at if expires_at is not None and expires_at < 0 else expires_at,
     )
+
+
+def key_of(message: Message) -> str:
+    """Return the key under which a message waits for others' ends."""
+    kind = "ends" if message.leads & WAITS_ANYWAY else "fails" if message.leads & WAITS_IF_BAD else "after"
+    return f"{kind}:{message.after}"
 
 
 class Claim(NamedTuple):

@@ -12,15 +12,24 @@ from __future__ import annotations
 from typing import Any
 
 from localq.canvas import chain, chord, chunks, group, is_empty_chain, linked, real_steps, xmap, xstarmap
-from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, new_id
-from localq.options import warn_user
+from localq.message import (
+    LEADS_ANYWAY,
+    LEADS_BY_GROUP,
+    LEADS_BY_ID,
+    LEADS_IF_BAD,
+    SHOWS_CAUSE,
+    WAITS_ANYWAY,
+    WAITS_IF_BAD,
+    new_id,
+)
 from localq.signatures import Signature, as_signature, each_of
 
 #: `Step.feed`, and the header of the same name.
-RESULT, RESULTS = "result", "results"
-NOT_TOLD = "link_error of a chord's body is told if the body fails, and not yet if a task of its header does"
+RESULT, RESULTS, ENDS = "result", "results", "ends"
+#: The task that tells errbacks of what never ran.
+ERRAND = "celery.errbacks"
 #: Options of a group that are not its members'.
-_GROUPS_OWN = frozenset({"task_id", "group_id", "group_index", "chord", "add_to_parent"})
+_GROUPS_OWN = frozenset({"task_id", "group_id", "group_index", "chord", "add_to_parent", "on_done"})
 
 
 class Step:
@@ -28,9 +37,10 @@ class Step:
 
     Attributes:
         after, waits_for: what it waits for, and how many ends of it.
-        feed: what those ends give it as its first argument: one RESULT, the list of RESULTS, or nothing.
+        feed: what those ends give it as its first argument: one RESULT, the list of RESULTS, the list of ENDS as
+            (state, result), or nothing.
         group_id, position: the group it ends a member of, and the place of its result.
-        leads: who waits for it; filled when somebody does.
+        leads: who waits for it, filled when somebody does, and for what it waits: `Message.leads`.
         links: results of its callbacks, as tuples.
     """
 
@@ -54,13 +64,17 @@ class Node:
     Args:
         parent: what stands before it.
         members: the parts of a group; None for a single task.
-        ends: the steps whose ends are this part's end.
+        ends: the steps whose ends are this part's end; of a group, those of its members that end in one task.
     """
 
     __slots__ = ("ends", "id", "members", "parent")
 
     def __init__(self, id: str, parent: Node | None, members: list[Node] | None, ends: list[Step]) -> None:
         self.id, self.parent, self.members, self.ends = id, parent, members, ends
+
+    @property
+    def is_group(self) -> bool:
+        return self.members is not None
 
 
 class Plan:
@@ -78,20 +92,54 @@ class Plan:
             raise ValueError("an empty chain cannot be sent: give it at least one task")
         self.node = node
 
-    def _lay(self, sig: Signature, before: Node | None) -> Node | None:
+    def _lay(self, sig: Signature, before: Node | None, is_told: bool = False) -> Node | None:
+        """Lay out what stands behind `before`; `is_told`: whose errbacks are told if that fails is seen to already."""
+        waiting: list[tuple[Node, Signature]] = []
         # A loop where it could be a call: a body may have a body, and so on.
-        while isinstance(sig, chord):
+        while True:
+            if before is not None and before.is_group and not is_told:
+                waiting.append((before, sig))
+            if not isinstance(sig, chord):
+                break
             header, sig = sig.sent()
-            if sig.options.get("link_error"):
-                warn_user(NOT_TOLD)
-            before = self._lay_group(header, before)
+            before, is_told = self._lay_group(header, before), False
+        node = self._lay_behind(sig, before)
+        for header_node, part in waiting:
+            if node is not None:
+                self._lay_errands(part, header_node, node)
+        return node
+
+    def _lay_behind(self, sig: Signature, before: Node | None) -> Node | None:
         if isinstance(sig, chain):
-            for each in real_steps([sig], look=True):
-                before = self._lay(each, before)
+            for number, each in enumerate(real_steps([sig], look=True)):
+                before = self._lay(each, before, is_told=not number)
             return before
         if isinstance(sig, chunks):
             sig = sig.group()
-        return self._lay_group(sig, before) if isinstance(sig, group) else self._lay_task(sig, before)
+        if not isinstance(sig, group):
+            return self._lay_task(sig, before)
+        first = len(self.steps)
+        node = self._lay_group(sig, before)
+        if before is not None and before.is_group:
+            for step in self.steps[first:]:
+                step.leads |= SHOWS_CAUSE * (step.after == before.id)
+        return node
+
+    def _lay_errands(self, part: Signature, header: Node, node: Node) -> None:
+        """Have the errbacks told of what cannot run if a task of a group fails: of a group, each member's."""
+        parts = [(part, node)]
+        if isinstance(part, group):
+            parts = list(zip(_parts(part), node.members or (), strict=False))
+        for each, its in parts:
+            errbacks = _errbacks(each)
+            if not errbacks or not its.ends or isinstance(each, chunks):
+                continue
+            known = {"lost": its.ends[0].id, "id": its.id, "errbacks": errbacks}
+            step = Step(Signature(ERRAND, (), known, {"route_name": _name(each), "ignore_result": True}), new_id())
+            step.after, step.waits_for, step.leads = header.id, len(header.ends), WAITS_IF_BAD
+            for end in header.ends:
+                end.leads |= LEADS_IF_BAD
+            self.steps.append(step)
 
     def _lay_task(self, sig: Signature, before: Node | None) -> Node:
         if not isinstance(sig["task"], str) or not sig["task"]:
@@ -111,35 +159,55 @@ class Plan:
 
     def _lay_sent(self, sig: group) -> Node:
         parts = _parts(sig)
-        if len(parts) != 1:
+        if len(parts) != 1 or sig.options.get("on_done"):
             return self._lay_group(sig, None)
         node = self._lay(parts[0], None)
         assert node is not None
         # A group of one that ends in a group is that group (F212); as a header, or within others, it is a list of one.
-        return node if node.members is not None else _grouped(sig, None, [node])
+        return node if node.is_group else _grouped(sig, None, [node])
 
     def _lay_group(self, sig: group, before: Node | None) -> Node:
         parts = _parts(sig)
         if not parts and before is not None:
             # What follows is fed an empty list, but not before what stands here has ended.
             return self._lay_task(Signature("celery.accumulate", task_id=sig.id, immutable=True), before)
-        # A member's last step is put before the next member's first: the ends are in the order of their places.
-        return _grouped(sig, before, [self._with_one_end(self._lay(each, before)) for each in parts])
+        members = [self._lay(each, before, is_told=True) for each in parts]
+        node = _grouped(sig, before, [each for each in members if each is not None])
+        for callback in each_of(sig.options.get("on_done")):
+            self._lay_done(as_signature(callback), node)
+        return node
 
-    def _with_one_end(self, node: Node | None) -> Node:
-        assert node is not None
-        if node.members is None:
-            return node
-        # A member that ends in a group: one more step gathers its list. Its id follows from the group's, so that it is
-        # the same however often the workflow is laid out.
-        return self._lay_task(Signature("celery.accumulate", task_id=f"{node.id}.list"), node)
+    def _lay_done(self, callback: Signature, node: Node) -> None:
+        if not node.members:
+            self._lay(callback._bound(([],)), None)
+            return
+        self._gather(node)
+        first = len(self.steps)
+        self._lay(callback, node, is_told=True)
+        for step in self.steps[first:]:
+            if step.after == node.id:
+                step.leads |= WAITS_ANYWAY
+                step.feed = ENDS if step.feed else None
+        for end in node.ends:
+            end.leads |= LEADS_ANYWAY
+
+    def _gather(self, node: Node) -> None:
+        """See to it that each member of a group that somebody waits for ends in one task, which has its value."""
+        for place, member in enumerate(node.members or ()):
+            if not member.is_group:
+                continue
+            # Its id follows from the group's, so that it is the same however often the workflow is laid out.
+            gathered = self._lay_task(Signature("celery.accumulate", task_id=f"{member.id}.list"), member)
+            node.members[place] = gathered  # type: ignore[index]
+        _number(node)
 
     def _tie(self, step: Step, before: Node) -> None:
         step.after = before.id
-        if before.members is None:
+        if not before.is_group:
             step.waits_for, step.feed = 1, RESULT
             before.ends[0].leads |= LEADS_BY_ID
         else:
+            self._gather(before)
             step.waits_for, step.feed = len(before.ends), RESULTS
             for end in before.ends:
                 end.leads |= LEADS_BY_GROUP
@@ -148,11 +216,36 @@ class Plan:
 
 
 def _grouped(sig: group, before: Node | None, members: list[Node]) -> Node:
-    group_id = sig.id or new_id()
-    ends = [end for member in members for end in member.ends]
-    for position, end in enumerate(ends):
-        end.group_id, end.position = group_id, position
-    return Node(group_id, before, members, ends)
+    node = Node(sig.id or new_id(), before, members, [])
+    _number(node)
+    return node
+
+
+def _number(node: Node) -> None:
+    """Have the tasks in which the members of a group end know it, and their places in it."""
+    node.ends = []
+    for place, member in enumerate(node.members or ()):
+        if not member.is_group:
+            (end,) = member.ends
+            end.group_id, end.position = node.id, place
+            node.ends.append(end)
+
+
+def _errbacks(part: Signature) -> list[Any]:
+    """Return the errbacks given to a part of a workflow itself; a chord's are its body's."""
+    found = each_of(part.options.get("link_error"))
+    body = part["kwargs"].get("body") if isinstance(part, chord) else None
+    return found if body is None else [*found, *(each for each in _errbacks(body) if each not in found)]
+
+
+def _name(part: Any) -> str:
+    """Return the name of the first task of a part."""
+    while isinstance(part, chord | chain | group):
+        inner = part["kwargs"]["body"] if isinstance(part, chord) else next(iter(part._parts()), None)
+        if inner is None:
+            return ERRAND
+        part = as_signature(inner)
+    return str(part["task"])
 
 
 def _as_tuple(node: Node, until: Node) -> Any:

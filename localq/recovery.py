@@ -42,7 +42,7 @@ from localq.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-from localq.message import LEADS_BY_GROUP, Claim, Outcome
+from localq.message import Claim, Outcome
 from localq.serialization import checksum, encode, exception_data
 from localq.storage.base import Estate, OwnerInfo, Started, Storage
 from localq.storage.owners import is_running
@@ -428,7 +428,7 @@ def failed(claim: Claim, exc: Exception, state: str = states.FAILURE) -> Outcome
     message = claim.message
     data, content_type = encode(exception_data(exc), "json")
     group_failure = None
-    if message.leads & LEADS_BY_GROUP:
+    if message.leads:
         group_failure, _ = encode(exception_data(ChordError(f"Dependency {message.id} raised {exc!r}")), "json")
     return Outcome(
         claim.seq, claim.token, message.id, state, result=data, content_type=content_type,

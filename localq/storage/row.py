@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from localq import clock
-from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome, Record
+from localq.message import Claim, Message, Outcome, Record, key_of
 from localq.serialization import checksum
 from localq.states import ENDED, FAILURE, HELD, PENDING, READY, WAITING
 
@@ -65,23 +65,10 @@ def indexes_of(row: Row | None) -> set[tuple[str, Order]]:
     return found
 
 
-class Hold(NamedTuple):
-    """A key under which others wait for a message, or for its whole group."""
-
-    key: str
-    group: bool
-
-
-def leads_of(message: Message) -> list[Hold]:
-    """Return the keys under which others wait for a message."""
-    found = [Hold(f"after:{message.id}", False)] if message.leads & LEADS_BY_ID else []
-    return [*found, Hold(f"after:{message.group_id}", True)] if message.leads & LEADS_BY_GROUP else found
-
-
 def begun(row: Row) -> Row:
     """The row of a message that begins its life: held by what it waits for, or opened."""
     message = row.message
-    return row._replace(place=HELD, hold=f"after:{message.after}") if message.waits_for > 0 else opened(row)
+    return row._replace(place=HELD, hold=key_of(message)) if message.waits_for > 0 else opened(row)
 
 
 def opened(row: Row) -> Row:

@@ -29,7 +29,20 @@ from typing import Any, Protocol, TypeVar
 
 from localq import clock
 from localq.exceptions import DuplicateTaskId
-from localq.message import Claim, Message, Outcome, Record, Turn, Want, released
+from localq.message import (
+    LEADS_ANYWAY,
+    LEADS_BY_GROUP,
+    LEADS_BY_ID,
+    LEADS_IF_BAD,
+    SHOWS_CAUSE,
+    Claim,
+    Message,
+    Outcome,
+    Record,
+    Turn,
+    Want,
+    released,
+)
 from localq.rates import BUCKET, RATE, REMEMBERED_S, STALE_S, WIDE, Candidate, bucket_text, choose, next_turns
 from localq.revocation import MARK, RULE, TERMINATE, end_text, rules_of, with_end
 from localq.states import ENDED, FAILURE, GOOD_STATES, HELD, PROPAGATE_STATES, READY, WAITING
@@ -42,7 +55,6 @@ from localq.storage.row import (
     claim_of,
     ended,
     indexes_of,
-    leads_of,
     made_ready,
     of_group,
     opened,
@@ -389,31 +401,59 @@ class Transaction:
     def _follow(self, message: Message, outcome: Outcome) -> None:
         """Let those who waited for this message go on, or fail with it."""
         self.replies.add(message.reply_to)
-        if outcome.state is None:
-            return
-        if outcome.state not in GOOD_STATES:
+        if outcome.state in GOOD_STATES:
+            self._succeed_behind(message)
+        elif outcome.state is not None:
             self._fail_behind(message, outcome._replace(state=FAILURE, children=None, worker=None))
-        else:
-            for hold in leads_of(message):
-                for row in self._rows(hold.key):
-                    self._release(row)
+        elif message.leads & LEADS_ANYWAY:
+            self._progress(f"ends:{message.group_id}")
 
-    def _release(self, row: Row) -> None:
+    def _succeed_behind(self, message: Message) -> None:
+        if message.leads & LEADS_BY_ID:
+            self._progress(f"after:{message.id}")
+        if message.leads & LEADS_BY_GROUP:
+            self._progress(f"after:{message.group_id}")
+        if message.leads & LEADS_ANYWAY:
+            self._progress(f"ends:{message.group_id}")
+        if message.leads & LEADS_IF_BAD:
+            for row in self._rows(f"fails:{message.group_id}"):
+                self._release(row, lambda _: None)  # all went well: what it waited for will not come
+
+    def _progress(self, key: str, at_once: bool = False) -> None:
+        for row in self._rows(key):
+            self._release(row, opened, at_once)
+
+    def _release(self, row: Row, then: Callable[[Row], Row | None], at_once: bool = False) -> None:
         left = row.message.waits_for - 1
-        if left > 0:
+        if left > 0 and not at_once:
             self._move(row, row._replace(message=row.message._replace(waits_for=left)))
         else:
-            self._move(row, opened(row._replace(message=released(row.message, clock.now()))))
+            self._move(row, then(row._replace(message=released(row.message, clock.now()))))
 
     def _fail_behind(self, message: Message, failure: Outcome) -> None:
+        group = of_group(failure)
         # A list and no recursion: a chain may be longer than Python's stack.
-        todo = [(hold, of_group(failure) if hold.group else failure) for hold in leads_of(message)]
-        while todo:
-            hold, failure = todo.pop()
-            for row in self._rows(hold.key):
-                self._move(row, ended(written(row, failure), failure))
-                self.replies.add(row.message.reply_to)
-                todo += [(behind, failure) for behind in leads_of(row.message)]
+        left = [(message, failure)]
+        while left:
+            message, failure = left.pop()
+            if message.leads & LEADS_BY_ID:
+                left += self._failed_behind(f"after:{message.id}", failure, failure)
+            if message.leads & LEADS_BY_GROUP:
+                left += self._failed_behind(f"after:{message.group_id}", group, failure)
+            if message.leads & LEADS_IF_BAD:
+                self._progress(f"fails:{message.group_id}", at_once=True)
+            if message.leads & LEADS_ANYWAY:
+                self._progress(f"ends:{message.group_id}")
+
+    def _failed_behind(self, key: str, failure: Outcome, cause: Outcome) -> list[tuple[Message, Outcome]]:
+        """End those who waited under a key; return them, and how they ended."""
+        found = []
+        for row in self._rows(key):
+            shown = cause if row.message.leads & SHOWS_CAUSE else failure
+            self._move(row, ended(written(row, shown), shown))
+            self.replies.add(row.message.reply_to)
+            found.append((row.message, shown))
+        return found
 
     def _move(self, old: Row | None, new: Row | None) -> None:
         """Every change of a row is one of these: the row, its indexes and the tallies move together."""

@@ -170,12 +170,17 @@ where seq = ?2
 returning queue, place, visible_at;
 
 -- name: fail_followers
--- Those who wait for an end that went wrong, end the same way.
+-- Those who wait for an end that went wrong, end the same way; 64 is SHOWS_CAUSE.
 update messages set
-    place = 'ended', hold = null, state = 'FAILURE', result = ?, result_type = ?, result_checksum = ?, traceback = ?,
+    place = 'ended', hold = null, state = 'FAILURE', result = iif(leads & 64, ?, ?),
+    result_type = iif(leads & 64, ?, ?), result_checksum = iif(leads & 64, ?, ?), traceback = iif(leads & 64, ?, ?),
     ended_at = ?
 where place = 'held' and hold = ?
 returning id, group_id, leads, reply_to;
+
+-- name: drop
+-- It waited for what will not come.
+delete from messages where seq = ?;
 
 -- name: update_claimed
 update messages set state = ?, result = ?, result_type = ?, result_checksum = ?, worker = coalesce(?, worker)

@@ -12,7 +12,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from localq import faults, states
-from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Message, Outcome
+from localq.message import (
+    LEADS_ANYWAY,
+    LEADS_BY_GROUP,
+    LEADS_BY_ID,
+    LEADS_IF_BAD,
+    SHOWS_CAUSE,
+    Message,
+    Outcome,
+    key_of,
+)
 from localq.revocation import end_text, with_end
 from localq.serialization import checksum
 from localq.storage.base import DUE_BELL
@@ -185,14 +194,27 @@ class Settlement:
         if not o.ended or not o.leads:
             return
         if o.state in states.GOOD_STATES:
-            for key in _keys(o.id, o.group_id, o.leads):
-                self._progress(key)
+            self._succeed_followers(o)
         elif o.state is not None:
             self._fail_followers(o)
+        elif o.leads & LEADS_ANYWAY:
+            self._progress(f"ends:{o.group_id}")
 
-    def _progress(self, key: str) -> None:
+    def _succeed_followers(self, o: Outcome) -> None:
+        if o.leads & LEADS_BY_ID:
+            self._progress(f"after:{o.id}")
+        if o.leads & LEADS_BY_GROUP:
+            self._progress(f"after:{o.group_id}")
+        if o.leads & LEADS_ANYWAY:
+            self._progress(f"ends:{o.group_id}")
+        if o.leads & LEADS_IF_BAD:
+            for seq, waits_for in self.execute(query("progress"), (f"fails:{o.group_id}",)).fetchall():
+                if waits_for <= 0:
+                    self.execute(query("drop"), (seq,))  # all went well: what it waited for will not come
+
+    def _progress(self, key: str, at_once: bool = False) -> None:
         for seq, waits_for in self.execute(query("progress"), (key,)).fetchall():
-            if waits_for <= 0:
+            if at_once or waits_for <= 0:
                 self._opened(self.execute(query("release"), (self.now, seq)).fetchall())
 
     def _fail_followers(self, o: Outcome) -> None:
@@ -200,23 +222,34 @@ class Settlement:
         group = own
         if o.group_failure is not None:
             group = (o.group_failure, "application/json", checksum(o.group_failure), o.traceback)
-        left = [(f"after:{o.id}", own), (f"after:{o.group_id}", group)]
+        # A list and no recursion: a chain may be longer than Python's stack.
+        left = [(o.id, o.group_id, o.leads, own)]
         while left:
-            key, failure = left.pop()
-            rows = self.execute(query("fail_followers"), (*failure, o.ended_at, key)).fetchall()
-            left += [(each, failure) for id, group_id, leads, _ in rows for each in _keys(id, group_id, leads)]
-            self.replies.update(reply_to for _, _, _, reply_to in rows)
+            id, group_id, leads, failure = left.pop()
+            if leads & LEADS_BY_ID:
+                left += self._failed_behind(f"after:{id}", failure, failure, o.ended_at)
+            if leads & LEADS_BY_GROUP:
+                left += self._failed_behind(f"after:{group_id}", group, failure, o.ended_at)
+            if leads & LEADS_IF_BAD:
+                self._progress(f"fails:{group_id}", at_once=True)
+            if leads & LEADS_ANYWAY:
+                self._progress(f"ends:{group_id}")
+
+    def _failed_behind(self, key: str, failure: Any, cause: Any, ended_at: float | None) -> list[Any]:
+        """End those who waited under a key; return what others know of them, and how they ended."""
+        rows = self.execute(query("fail_followers"), (*_alternately(failure, cause), ended_at, key)).fetchall()
+        self.replies.update(row[3] for row in rows)
+        return [(*row[:3], cause if row[2] & SHOWS_CAUSE else failure) for row in rows]
 
 
-def _keys(id: str, group_id: str | None, leads: int) -> list[str]:
-    keys = [f"after:{id}"] if leads & LEADS_BY_ID else []
-    return [*keys, f"after:{group_id}"] if leads & LEADS_BY_GROUP else keys
+def _alternately(failure: Any, cause: Any) -> list[Any]:
+    return [value for pair in zip(cause, failure, strict=True) for value in pair]
 
 
 def place_of(message: Message, now: float) -> tuple[str, str | None]:
     """Say where a new message goes, and what holds it there."""
     if message.waits_for:
-        return states.HELD, f"after:{message.after}"
+        return states.HELD, key_of(message)
     if message.visible_at is not None and message.visible_at > now:
         return states.WAITING, None
     return states.READY, None
