@@ -34,7 +34,7 @@ from localq.rates import BUCKET, RATE, REMEMBERED_S, STALE_S, WIDE, Candidate, b
 from localq.revocation import MARK, RULE, TERMINATE, end_text, rules_of, with_end
 from localq.states import ENDED, FAILURE, GOOD_STATES, HELD, PROPAGATE_STATES, READY, WAITING
 from localq.storage.base import NEWS_KEPT_S, STEP, Bell, Count, Entry, Estate, Forgotten, Old, Owner, OwnerInfo
-from localq.storage.news import news_key, news_text
+from localq.storage.news import KEPT, news_key, news_text
 from localq.storage.row import (
     Order,
     Row,
@@ -123,7 +123,7 @@ class Transaction:
         return Turn(claims, stale, self._moved, tuple(self._held))
 
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
-        if outcome.again is not None:
+        if outcome.again is not None and not outcome.ended:
             return self._run_again(outcome.id, outcome, outcome.again)
         if not seq and outcome.ended_at is not None:
             return self._revoke(outcome)
@@ -136,13 +136,20 @@ class Transaction:
         return True
 
     def _revoke(self, outcome: Outcome) -> bool:
+        if outcome.again is not None:
+            if self._row(outcome.id) is not None:
+                return False
+            self._begin(outcome.again)
         row = self._row(outcome.id)
         if row is None or row.place == ENDED:
             return False
         if (row.hold or "").startswith("owner:"):
             self._move(row, row._replace(revoked=end_text(outcome)))
             return False
-        kept = outcome._replace(traceback=row.traceback, children=row.children, worker=row.worker)
+        kept = outcome._replace(
+            traceback=outcome.traceback or row.traceback, children=outcome.children or row.children,
+            worker=outcome.worker or row.worker,
+        )  # fmt: skip
         self._move(row, ended(written(row, kept), outcome))
         self._follow(row.message, outcome)
         return True
@@ -154,6 +161,8 @@ class Transaction:
         self._table.set("number", count, number)
         key = news_key(message.id, number)
         self._table.set("entry", key, Entry(key, news_text(outcome), self.news_until))
+        if number > KEPT:
+            self._table.set("entry", news_key(message.id, number - KEPT), None)
         self.replies.add(message.reply_to)
 
     def forget(self, ids: Iterable[str]) -> Forgotten:
@@ -164,7 +173,8 @@ class Transaction:
             return False
         self._move(row, None)
         count = f"states {row.message.id}"
-        for number in range(self._table.get("number", count) or 0):
+        last = self._table.get("number", count) or 0
+        for number in range(max(0, last - KEPT), last):
             self._table.set("entry", news_key(row.message.id, number + 1), None)
         self._table.set("number", count, None)
         return True

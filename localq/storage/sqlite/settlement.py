@@ -18,6 +18,7 @@ from localq.serialization import checksum
 from localq.storage.base import DUE_BELL
 from localq.storage.news import news_text
 from localq.storage.sqlite.queries import query, with_rows
+from localq.storage.sqlite.writes import tell
 
 T = TypeVar("T")
 
@@ -96,13 +97,19 @@ class Settlement:
     def revoke(self, execute: Callable[..., Any], o: Outcome) -> bool:
         """End a message that no owner has, or mark the one that an owner has; returns whether it ended."""
         self.execute = execute
-        values = (o.state, o.result, o.content_type, o.checksum, o.ended_at, o.id)
+        if o.again is not None and not self._begin(o.again):
+            return False
+        values = (o.state, o.result, o.content_type, o.checksum, o.traceback, o.children, o.worker, o.ended_at, o.id)
         for seq, token, group_id, leads, reply_to in execute(query("revoke"), values).fetchall():
             self.replies.add(reply_to)
             self._follow(o._replace(seq=seq, token=token, group_id=group_id, leads=leads, reply_to=reply_to))
             return True
         execute(query("mark_revoked"), (end_text(o), o.id))
         return False
+
+    def _begin(self, m: Message) -> bool:
+        """Put a message; returns whether nobody knew it."""
+        return bool(self.execute(with_rows("put", 1, MESSAGE_COLUMNS), (*m, *place_of(m, self.now))).rowcount)
 
     def _end(self, outcomes: Sequence[Outcome]) -> set[tuple[int, int]]:
         fresh: set[tuple[int, int]] = set()
@@ -136,7 +143,7 @@ class Settlement:
             o.seq, o.token,
         )).fetchall()  # fmt: skip
         if rows:
-            self.execute(query("tell"), (o.id, news_text(o), self._news_until))
+            tell(self.execute, o.id, news_text(o), self._news_until)
         if where == states.READY:
             self.ready.update(queue for (queue,) in rows)
         elif rows and m.visible_at is not None:
@@ -157,7 +164,7 @@ class Settlement:
                 self.ready[queue] += 1
             elif where == states.WAITING:
                 self.waits(m.visible_at)
-            execute(query("tell"), (o.id, news_text(o), self._news_until))
+            tell(execute, o.id, news_text(o), self._news_until)
         return bool(rows)
 
     def _opened(self, rows: list[Any]) -> None:
@@ -193,7 +200,7 @@ class Settlement:
     def _progress(self, key: str) -> None:
         for seq, waits_for in self.execute(query("progress"), (key,)).fetchall():
             if waits_for <= 0:
-                self._opened(self.execute(query("release"), (self.now, seq)).fetchall())
+                self._opened(self.execute(query("release"), {"now": self.now, "seq": seq}).fetchall())
 
     def _fail_followers(self, o: Outcome) -> None:
         own = (o.result, o.content_type, o.checksum, o.traceback)
