@@ -157,10 +157,13 @@ class chain(Members):
 
 
 def linked(steps: list[Any], links: list[Any], errbacks: list[Any]) -> list[Any]:
-    """Return the steps with callbacks on the last, and errbacks on each; those that get any are copies."""
+    """Return the steps with callbacks on the last, and errbacks on each; those that get any are copies.
+
+    A group that others follow is a chord's header: it gets none, as the members of a chord's header do not.
+    """
     if errbacks:
         steps = [step.clone() for step in steps]
-        for step in steps:
+        for step in [step for step in steps[:-1] if not isinstance(step, group)] + steps[-1:]:
             for errback in errbacks:
                 step.link_error(errback)
     if links and steps:
@@ -244,6 +247,15 @@ class group(Members):
     def link_error(self, errback: Any) -> Any:
         """Tell this signature of every member that fails."""
         return tuple(each.link_error(as_signature(errback).clone()) for each in self.tasks)
+
+    def on_done(self, callback: Any) -> Self:
+        """Send this signature once when all members have ended, well or badly; returns the group.
+
+        It is fed one list, in the members' order, of (state, result) pairs; the result of a member that failed is its
+        exception. Beyond Celery.
+        """
+        self.append_to_list_option("on_done", callback)
+        return self
 
     def set_immutable(self, immutable: bool) -> None:
         """Say whether its members take further arguments."""

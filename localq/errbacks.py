@@ -20,8 +20,8 @@ from localq import clock
 from localq.context import ClaimContext, Context, headers_of, running
 from localq.exceptions import InvalidTaskError
 from localq.message import Claim, Message, new_id
-from localq.plan import Plan
-from localq.serialization import exception_from
+from localq.plan import ERRAND, Plan
+from localq.serialization import exception_from, value_of
 from localq.signatures import Signature, signature
 
 logger = logging.getLogger("localq.errbacks")
@@ -31,8 +31,6 @@ _RULE = (
     "a task with the id of the one that failed"
 )
 
-#: The task that runs errands.
-ERRAND = "celery.errbacks"
 #: Columns of a failed message that its errand has as its own.
 _SHARED = frozenset({"body", "content_type", "compression", "signature", "checksum"})
 
@@ -60,10 +58,13 @@ def errand(claim: Claim, failure: bytes) -> Message | None:
 
 
 def run_errand(*args: Any, **kwargs: Any) -> None:
-    """Tell the errbacks of a task whose process died. It is called with that task's arguments."""
+    """Tell the errbacks of a task whose process died, with whose arguments this is called, or of one that never ran."""
     frame = running.get()
     claim = getattr(frame.request, "_claim", None) if frame is not None else None
     failed = headers_of(claim).get("failed") if claim is not None else None
+    if frame is not None and "lost" in kwargs and failed is None:
+        _run_for_lost(frame.task.app, **kwargs)
+        return
     if frame is None or claim is None or failed is None:
         raise InvalidTaskError(f"{ERRAND} is localq's own and tells of a task that has failed: it cannot be sent")
     app = frame.task.app
@@ -74,6 +75,28 @@ def run_errand(*args: Any, **kwargs: Any) -> None:
     sends = told(app, ClaimContext(attempt, list(args), kwargs, frame.request.hostname, False), exc, str(exc))
     if sends:
         app.storage.put(sends)
+
+
+def _run_for_lost(app: Any, lost: str, id: str, errbacks: list[Any]) -> None:
+    record = app.storage.records((lost,)).get(lost)
+    if record is None:
+        logger.warning("errbacks of %s are not told: its failure was forgotten, or has expired", id)
+        return
+    sends = told_of_lost(app, record.name, id, errbacks, value_of(record, app.conf))
+    if sends:
+        app.storage.put(sends)
+
+
+def told_of_lost(
+    app: Any, name: str, id: str, errbacks: list[Any], exc: BaseException, is_eager: bool = False
+) -> tuple[Message, ...]:
+    """Tell errbacks of a body that never ran, since a task of its header failed.
+
+    Returns:
+        The messages of those that are tasks of their own.
+    """
+    request = Context(id=id, task=name, errbacks=errbacks, called_directly=False, is_eager=is_eager)
+    return told(app, request, exc, str(exc))
 
 
 def told(app: Any, request: Context, exc: BaseException, traceback: str) -> tuple[Message, ...]:

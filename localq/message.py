@@ -23,6 +23,9 @@ LEADS_ANYWAY, LEADS_IF_BAD = 4, 8
 WAITS_ANYWAY, WAITS_IF_BAD = 16, 32
 #: If what it waits for fails, it shows that failure itself, and not that of a whole group.
 SHOWS_CAUSE = 64
+#: From here on it counts how many groups begin with it: if what it waits for fails, they are lost as a whole, and who
+#: waits for one of them shows that failure, too.
+ENTERS = 256
 
 
 class Message(NamedTuple):
@@ -39,7 +42,7 @@ class Message(NamedTuple):
         waits_for: ... that is, for so many ends; 0 means it waits for nobody. Until they have come, the two times
             may be below 0: so many seconds after the last of them.
         group_id, position: membership in a group, and the place of its result in it.
-        leads: whether others wait for this one (LEADS_...), and for what it waits itself (WAITS_..., SHOWS_CAUSE).
+        leads: whether others wait for this one (LEADS_...), and how it waits itself (the others below).
     """
 
     id: str

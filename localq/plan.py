@@ -13,6 +13,7 @@ from typing import Any
 
 from localq.canvas import chain, chord, chunks, group, is_empty_chain, linked, real_steps, xmap, xstarmap
 from localq.message import (
+    ENTERS,
     LEADS_ANYWAY,
     LEADS_BY_GROUP,
     LEADS_BY_ID,
@@ -103,9 +104,13 @@ class Plan:
                 break
             header, sig = sig.sent()
             before, is_told = self._lay_group(header, before), False
+        first = len(self.steps)
         node = self._lay_behind(sig, before)
+        if waiting and waiting[-1][1] is sig and isinstance(sig, group | chunks) and node is not None and node.is_group:
+            for step in self.steps[first:]:
+                step.leads |= SHOWS_CAUSE * (step.after == waiting[-1][0].id)
         for header_node, part in waiting:
-            if node is not None:
+            if node is not None and header_node.ends:
                 self._lay_errands(part, header_node, node)
         return node
 
@@ -116,14 +121,7 @@ class Plan:
             return before
         if isinstance(sig, chunks):
             sig = sig.group()
-        if not isinstance(sig, group):
-            return self._lay_task(sig, before)
-        first = len(self.steps)
-        node = self._lay_group(sig, before)
-        if before is not None and before.is_group:
-            for step in self.steps[first:]:
-                step.leads |= SHOWS_CAUSE * (step.after == before.id)
-        return node
+        return self._lay_group(sig, before) if isinstance(sig, group) else self._lay_task(sig, before)
 
     def _lay_errands(self, part: Signature, header: Node, node: Node) -> None:
         """Have the errbacks told of what cannot run if a task of a group fails: of a group, each member's."""
@@ -132,7 +130,7 @@ class Plan:
             parts = list(zip(_parts(part), node.members or (), strict=False))
         for each, its in parts:
             errbacks = _errbacks(each)
-            if not errbacks or not its.ends or isinstance(each, chunks):
+            if not errbacks or not its.ends:
                 continue
             known = {"lost": its.ends[0].id, "id": its.id, "errbacks": errbacks}
             step = Step(Signature(ERRAND, (), known, {"route_name": _name(each), "ignore_result": True}), new_id())
@@ -171,7 +169,11 @@ class Plan:
         if not parts and before is not None:
             # What follows is fed an empty list, but not before what stands here has ended.
             return self._lay_task(Signature("celery.accumulate", task_id=sig.id, immutable=True), before)
+        first = len(self.steps)
         members = [self._lay(each, before, is_told=True) for each in parts]
+        if before is not None:
+            for step in self.steps[first:]:
+                step.leads += ENTERS * (step.after == before.id)
         node = _grouped(sig, before, [each for each in members if each is not None])
         for callback in each_of(sig.options.get("on_done")):
             self._lay_done(as_signature(callback), node)
@@ -198,6 +200,7 @@ class Plan:
                 continue
             # Its id follows from the group's, so that it is the same however often the workflow is laid out.
             gathered = self._lay_task(Signature("celery.accumulate", task_id=f"{member.id}.list"), member)
+            gathered.ends[0].leads |= SHOWS_CAUSE
             node.members[place] = gathered  # type: ignore[index]
         _number(node)
 
@@ -232,10 +235,18 @@ def _number(node: Node) -> None:
 
 
 def _errbacks(part: Signature) -> list[Any]:
-    """Return the errbacks given to a part of a workflow itself; a chord's are its body's."""
-    found = each_of(part.options.get("link_error"))
-    body = part["kwargs"].get("body") if isinstance(part, chord) else None
-    return found if body is None else [*found, *(each for each in _errbacks(body) if each not in found)]
+    """Return the errbacks given to a part of a workflow itself; a chord's are its body's.
+
+    And those of a chain's first step: whether Celery tells them depends on how the chain was written.
+    """
+    found = list(each_of(part.options.get("link_error")))
+    while isinstance(part, chord | chain):
+        steps = [part["kwargs"].get("body")] if isinstance(part, chord) else real_steps([part], look=True)[:1]
+        if not steps or steps[0] is None:
+            break
+        part = as_signature(steps[0])
+        found += [each for each in each_of(part.options.get("link_error")) if each not in found]
+    return found
 
 
 def _name(part: Any) -> str:

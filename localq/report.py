@@ -10,6 +10,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+from localq.resultstore import by_queue
 from localq.storage.place import filesystem
 from localq.version import __version__
 
@@ -34,7 +35,9 @@ def _contents(app: Any) -> list[str]:
     path = Path(app.backend.location.path)
     if app.backend.location.scheme != "sqlite" or not (path / "queue.db").exists():
         return ["(nothing has been sent yet)"]
-    rows = [f"queue {count.queue}: {count.number} {count.place}" for count in app.storage.counts()]
+    counts, others = by_queue(app.storage.counts())
+    rows = [f"queue {count.queue}: {count.number} {count.place}" for count in counts]
+    rows += [f"{others} result(s) of tasks that no worker ran"] if others else []
     alive = sum(owner.alive and owner.about.get("kind") == "worker" for owner in app.storage.owners())
     kind = filesystem(path.stat().st_dev)
     return [f"file system {kind or 'unknown'}, {alive} live worker(s)", *rows]

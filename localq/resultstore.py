@@ -13,16 +13,17 @@ and what has ended stays as it ended.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 from localq import clock, states
 from localq.exceptions import TaskRevokedError
-from localq.message import Message, Outcome, Want
+from localq.message import Message, Outcome, Record
 from localq.meta import meta_of, pending
 from localq.serialization import checksum, encode, exception_data
 from localq.states import EXCEPTION_STATES
-from localq.storage.base import Forgotten, Old, Storage
+from localq.storage.base import Count, Forgotten, Old, Storage
 
 #: The queue of results that are written without having waited for a worker: nobody serves it.
 EAGER_QUEUE = "@eager"
@@ -246,24 +247,45 @@ def keep(storage: Storage, message: Message, outcome: Outcome) -> bool:
         message: what the task is known by if the store does not know it.
         outcome: what is written; without a state, what was written before is the end.
     """
+    # In a queue of its own: no worker runs it.
     queue = f"{EAGER_QUEUE}.{message.id}"
     known = storage.records((message.id,)).get(message.id)
-    if known is None and outcome.state is None:
+    if known is None and outcome.state is not None:
+        new = message._replace(queue=queue, visible_at=None, after=None, waits_for=0)
+        if outcome.ended:
+            return storage.update(0, 0, _end(outcome)._replace(again=new))
+        storage.put((new,))
+    elif known is not None and known.queue == queue and outcome.ended:
+        return storage.update(0, 0, _end(outcome if outcome.state is not None else _as_it_stands(outcome, known)))
+    if outcome.state is None:
         return False
-    if known is None:
-        # In a queue of its own, so that no worker runs it between these steps.
-        storage.put((message._replace(queue=queue, visible_at=None, after=None, waits_for=0),))
-    if not outcome.ended or (known is not None and known.queue != queue):
-        return storage.update(0, 0, outcome._replace(seq=0, token=0, ended=False))
-    owner = storage.enlist({"kind": "eager"}, journal=False)
-    try:
-        end = outcome._replace(ended_at=outcome.ended_at or clock.now())
-        claims = storage.settle((), Want(owner.name, (queue,), 1, clock.now())).claims
-        ends = [end._replace(seq=each.seq, token=each.token) for each in claims]
-        return bool(ends) and not storage.settle(ends).stale
-    finally:
-        owner.close()
-        storage.retire(owner.name)
+    return storage.update(0, 0, outcome._replace(seq=0, token=0, ended=False, ended_at=None))
+
+
+def by_queue(counts: Iterable[Count]) -> tuple[list[Count], int]:
+    """Tell the messages of queues, which workers serve, from those that `keep` put in queues of their own.
+
+    Returns:
+        The counts of queues, and how many others there are.
+    """
+    queues: list[Count] = []
+    others = 0
+    for count in counts:
+        if count.queue.startswith(f"{EAGER_QUEUE}."):
+            others += count.number
+        else:
+            queues.append(count)
+    return queues, others
+
+
+def _end(outcome: Outcome) -> Outcome:
+    return outcome._replace(seq=0, token=0, ended_at=outcome.ended_at or clock.now())
+
+
+def _as_it_stands(outcome: Outcome, known: Record) -> Outcome:
+    return outcome._replace(
+        state=known.state, result=known.result, content_type=known.content_type, checksum=known.checksum
+    )
 
 
 def _is_exception(value: Any) -> bool:

@@ -14,6 +14,7 @@ from localq.context import apps, current_app, current_task, running
 from localq.exceptions import InvalidTaskError, NotRegistered
 from localq.makers import AsyncTask, BoundMaker, Maker
 from localq.options import check_names
+from localq.plan import ERRAND
 from localq.signatures import signature
 from localq.task import Task
 
@@ -168,7 +169,7 @@ BUILTINS: tuple[tuple[str, Callable[..., Any], Mapping[str, Any]], ...] = (
     ("celery.accumulate", accumulate, {}), ("celery.backend_cleanup", backend_cleanup, {}),
     ("celery.map", mapped, {}), ("celery.starmap", starmapped, {}), ("celery.ping", ping, {}),
     # Rather twice than never.
-    (errbacks.ERRAND, errbacks.run_errand, {"acks_late": True, "reject_on_worker_lost": True}),
+    (ERRAND, errbacks.run_errand, {"acks_late": True, "reject_on_worker_lost": True}),
 )  # fmt: skip
 
 

@@ -154,12 +154,15 @@ class Listener:
         return found
 
     def _read_on(self) -> list[News]:
-        """Read what came behind the last one: by its key, so that the hundredth costs no more than the first."""
+        """Read what came behind the last one: by its key, so that the hundredth costs no more than the first.
+
+        Where nothing did, it may have been dropped by now, and others have come behind it.
+        """
         id, storage = self._result.id, self._result.backend.storage
         found: list[News] = []
         while entries := storage.entries(news_key(id, self._next + len(found))):
             found += [news for entry in entries if (news := news_of(id, entry)) is not None]
-        return found
+        return found or self._read_all()
 
 
 class Promise(NamedTuple):
@@ -209,10 +212,11 @@ class Watcher:
                     f"{MOST_CALLBACKS} callbacks of then() wait already; {result!r} would be one more. "
                     "Put these tasks into a group and use its then(), or link= a task"
                 )
-            self._promises.append(promise)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="localq-then", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._watch, name="localq-then", daemon=True)
+                thread.start()  # promised is only what will be kept: at the end of a process no thread starts
+                self._thread = thread
+            self._promises.append(promise)
 
     def tell(self, result: Any) -> None:
         """Keep what was promised for a result that is there."""

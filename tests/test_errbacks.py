@@ -9,7 +9,7 @@ from forking import ended, forked
 from waiting import wait_until
 from working import claims_of, work_off
 
-from localq import LocalQ, Signature
+from localq import LocalQ, Signature, chord, group
 from localq.exceptions import InvalidTaskError, WorkerLostError
 from localq.executor import Executor
 from localq.message import Message
@@ -259,3 +259,35 @@ def test_one_whose_errbacks_cannot_be_read_ends_all_the_same(app, caplog, header
 def test_an_errand_for_errbacks_cannot_be_sent_by_anybody_else(app):
     with pytest.raises(InvalidTaskError, match=r"celery\.errbacks is localq's own"):
         app.tasks["celery.errbacks"].apply((1,), throw=True)
+
+
+# -- What never ran --------------------------------------------------------------------------------
+
+
+@pytest.mark.row("F239")
+def test_a_bodys_errbacks_are_told_once_when_its_header_fails(app, fail, note, running):
+    @app.task(name="proj.tell")
+    def tell(request, exc, traceback):
+        note(f"{type(exc).__name__} {request.id}")
+
+    @app.task(name="proj.old")
+    def old(id):
+        note(f"old {id}")
+
+    body = fail.s().on_error(tell.s()).on_error(old.s())
+    with running():
+        result = chord([fail.s(1), fail.s(2)], body).delay()
+        wait_until(lambda: len(note()) == 2)
+    assert sorted(note()) == sorted([f"ChordError {result.id}", f"old {result.id}"])
+
+
+@pytest.mark.row("F239")
+def test_of_a_body_that_is_a_group_each_member_tells_the_cause(app, fail, note, running):
+    @app.task(name="proj.tell")
+    def tell(request, exc, traceback):
+        note(f"{type(exc).__name__} {request.id}")
+
+    with running():
+        result = chord([fail.s(1)], group(fail.s(), fail.s()).on_error(tell.s())).delay()
+        wait_until(lambda: len(note()) == 2)
+    assert sorted(note()) == sorted(f"ValueError {each.id}" for each in result)

@@ -16,6 +16,7 @@ from localq import AsyncResult, EagerResult, GroupResult, LocalQ, chain, group, 
 from localq.exceptions import Ignore, IncompleteStream, TaskRevokedError, TimeoutError
 from localq.message import Outcome
 from localq.result import allow_join_result, denied_join_result, result_from_tuple
+from localq.storage.news import KEPT
 from localq.testing.worker import start_worker
 from localq.waiting import Listener
 
@@ -286,6 +287,25 @@ def test_what_is_told_is_what_celery_tells(app):
         {**common, "status": "PROGRESS", "result": {"progress": 50}, "date_done": None},
         {**common, "status": "SUCCESS", "result": "done", "date_done": result.date_done.isoformat()},
     ]
+
+
+@pytest.mark.row("F174")
+def test_who_listens_too_slowly_misses_states_and_goes_on_in_order(app, add):
+    result = add.delay(1, 2)
+    told = []
+    listen = Listener(result, lambda meta: told.append(meta["status"]))
+
+    def say(first, stop):
+        for number in range(first, stop):
+            app.backend.store_result(result.id, None, f"S{number}")
+
+    say(0, 1)
+    assert not listen()
+    say(1, KEPT + 51)
+    assert not listen()
+    say(KEPT + 51, KEPT + 53)
+    assert not listen()
+    assert told == ["S0", *(f"S{number}" for number in range(51, KEPT + 53))]
 
 
 @pytest.mark.row("F174")

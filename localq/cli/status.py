@@ -12,6 +12,7 @@ from localq.cli.main import merged
 from localq.cli.task import opened
 from localq.rates import NAME, RATE, task_of
 from localq.registry import nearest
+from localq.resultstore import by_queue
 from localq.states import ENDED, HELD, READY, WAITING
 from localq.storage.base import STEP, OwnerInfo, Storage
 
@@ -44,9 +45,12 @@ def _workers(owners: Iterable[OwnerInfo]) -> Iterator[str]:
 
 
 def _queues(storage: Storage) -> Iterator[str]:
-    counts = storage.counts()
-    if not counts:
+    counts, others = by_queue(storage.counts())
+    if others:
+        yield f"{others} result{'' if others == 1 else 's'} of tasks that no worker ran: eagerly, or written by hand"
+    elif not counts:
         yield "no task is in the store"
+    if not counts:
         return
     numbers = Counter({(count.queue, count.place): count.number for count in counts})
     width = max(len("queue"), *(len(count.queue) for count in counts))

@@ -299,12 +299,12 @@ class Storage(Protocol):
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
         """Write a state that is no end; returns False if the claim is stale or the task has ended.
 
-        It is kept as an entry as well, next to those before it (see `localq.storage.news`), and so is the state of
-        an outcome that `settle` is given with `again`. The bell of `reply_to` is rung.
+        It is kept as an entry as well, next to the last ones before it (see `localq.storage.news`), and so is the
+        state of an outcome that `settle` is given with `again`. The bell of `reply_to` is rung.
 
         With `seq` 0 the message is found by `outcome.id`, whoever holds it, if it has not ended.
 
-        With `outcome.again` as well, a message that ended in FAILURE or REVOKED runs again: it is that
+        With `outcome.again` as well, and no end, a message that ended in FAILURE or REVOKED runs again: it is that
         message from now on, in the place that a new one would get, with the outcome's state and result and
         with no crash charged. It keeps its order of arrival and its token, so whatever an earlier claim
         still says of it is stale. One idle owner is woken. Returns False, and nothing changes, if it has
@@ -314,6 +314,8 @@ class Storage(Protocol):
         `settle`, those who waited for it fail with it. Of one that an owner has, the end is kept, and comes as soon as
         an outcome would have the message run again (`again`, given back, `hold`), in its place; an outcome that ends
         it is what counts. Returns False then, and if there is no such message or it has ended.
+        With `again` besides, it is the end of that message, which nobody knew: it is put and ended at once. Returns
+        False, and nothing changes, if its id is known.
         """
 
     def forget(self, ids: Sequence[str] = (), old: Old | None = None) -> Forgotten:

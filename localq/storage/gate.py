@@ -67,7 +67,8 @@ class Gate:
         #: The descriptor until it is closed: only one can pop it.
         self._open = [self._fd]
         self._holds, self._is_closed, self._pid = 0, False, os.getpid()
-        self._on_main_thread = threading.current_thread() is threading.main_thread()
+        # By number: for a thread that is at its end, current_thread() would make up one that never ends.
+        self._on_main_thread = threading.get_ident() == threading.main_thread().ident
 
     def hold(self, work: Callable[..., T], *args: object) -> T:
         """Run `work(*args)` while no other process or thread is inside; return what it returns.

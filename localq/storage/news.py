@@ -4,8 +4,9 @@
 
 A storage writes them in the transaction that writes the state itself, so that whoever reads them later misses none.
 An end is not among them: that is the record. Nor are the states of a task that only ends: it pays nothing for this.
-They go when they expire, at the latest with the result. A PENDING among them is a retry by hand: a life that begins
-anew. Must not know how entries are kept.
+Of each task the last KEPT are there, so a loop that says how far it is fills no disk: who reads too late misses the
+first ones, never the order. They go when they expire, at the latest with the result. A PENDING among them is a retry
+by hand: a life that begins anew. Must not know how entries are kept.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from localq.storage.base import Entry
 
 #: What their keys begin with, and how many digits their numbers have.
 NEWS, DIGITS = "state:", 10
+#: How many of a task's states are kept.
+KEPT = 100
+#: Characters of a traceback that are kept with each of them, its last ones.
+TRACEBACK_LIMIT = 2000
 
 
 class News(NamedTuple):
@@ -40,8 +45,11 @@ def news_key(id: str, number: int) -> str:
 def news_text(outcome: Outcome) -> str:
     """Write a state as an entry's value; its bytes as Latin-1 text, one character each."""
     result = None if outcome.result is None else outcome.result.decode("latin-1")
+    traceback = outcome.traceback
+    if traceback is not None and len(traceback) > TRACEBACK_LIMIT:
+        traceback = f"... ({len(traceback) - TRACEBACK_LIMIT} characters) ...\n{traceback[-TRACEBACK_LIMIT:]}"
     return json.dumps(
-        [outcome.state, result, outcome.content_type, outcome.checksum, outcome.traceback, outcome.worker],
+        [outcome.state, result, outcome.content_type, outcome.checksum, traceback, outcome.worker],
         ensure_ascii=False,
     )
 

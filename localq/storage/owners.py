@@ -1,14 +1,15 @@
 """Who may hold claims, and whether they live: one locked file per process, and its notes.
 
     owners/<name>         facts (JSON), under a POSIX lock for as long as the process lives
-    owners/<name>.notes   a slot (what is running), a word (which batch others have recalled), why somebody is
-                          about to kill it, more slots (what runs beside that), and a journal (what has ended,
-                          not yet settled)
+    owners/<name>.notes   their layout, a slot (what is running), a word (which batch others have recalled), why
+                          somebody is about to kill it, more slots (what runs beside that), and a journal (what has
+                          ended, not yet settled)
 
 Liveness is the lock: the kernel drops it at any kind of death, a fork does not inherit it, and no
 clock is asked. POSIX locks have one trap: a process that opens and closes the file loses its lock.
 So nobody probes its own files, and a free lock counts as death only if the recorded process is gone
-too. Must not decide what becomes of a dead owner's claims.
+too. Notes of another layout are another version's: they are neither read nor written, and if their owner is dead
+nobody is told of it, since what it had begun cannot be known. Must not decide what becomes of a dead owner's claims.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import marshal
 import mmap
 import os
 import struct
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,15 +34,22 @@ from localq.message import Claim, Message, Outcome
 from localq.storage.base import Doing, Estate, OwnerInfo, Started
 from localq.storage.place import allocate, make_directory, make_file, open_file, removed
 
+logger = logging.getLogger("localq.storage")
+
+#: What notes begin with; another one for every change of what stands where.
+LAYOUT = b"localq 1"
+#: Notes that nobody has written yet, or whose first page a power cut took.
+_BLANK = bytes(len(LAYOUT))
 #: Bytes of an owner's notes. An outcome that does not fit is settled before the next task starts.
 NOTES_SIZE = 256 * 1024
 #: Batch; how many come after the running task; how many bytes of the journal count; that task's mode, deadline, token
 #: and seq. The seq is written last: cut short before it, the slot is not of a claim that is open.
 _SLOT = struct.Struct("=QQQQdQQ")
 _COUNT = struct.Struct("=Q")
-_USED_AT = 2 * _COUNT.size
+_SLOT_AT = len(LAYOUT)
+_USED_AT = _SLOT_AT + 2 * _COUNT.size
 #: The batch that others have recalled. This and the reason are all that its owner does not write.
-_RECALLED_AT = _SLOT.size
+_RECALLED_AT = _SLOT_AT + _SLOT.size
 #: Of which task's sake it is about to be killed, and why: seq, token, length of the text, the text.
 _REASON = struct.Struct("=QQH")
 _REASON_AT = _RECALLED_AT + _COUNT.size
@@ -66,9 +76,11 @@ class Owners:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         make_directory(directory)
+        #: The dead of another version that were told of.
+        self._unread: set[str] = set()
         #: What was told of this process's own owners: their files are not opened again, for the lock's sake.
         self._mine: dict[str, dict[str, object]] = {}
-        os.register_at_fork(after_in_child=self._mine.clear)
+        _views.add(self)
 
     def enlist(self, about: dict[str, object], journal: bool) -> LockedOwner:
         """Make and lock this process's file; see `Storage.enlist`."""
@@ -121,7 +133,10 @@ class Owners:
             os.close(fd)
 
     def infos(self, named: Sequence[str] = ()) -> list[OwnerInfo]:
-        """Return everybody who has a file here, and those named who have none any more: they are dead."""
+        """Return everybody who has a file here, and those named who have none any more: they are dead.
+
+        Left out, and logged once, are the dead whose notes another version wrote.
+        """
         try:
             entries = os.listdir(self.directory)
         except FileNotFoundError:
@@ -130,7 +145,23 @@ class Owners:
             if entry.startswith("."):
                 self._tidy(entry)
         names = sorted({*(entry for entry in entries if "." not in entry), *named})
-        return [OwnerInfo(name, self.is_alive(name), self._about(name), self.doing(name)) for name in names]
+        found = [OwnerInfo(name, self.is_alive(name), self._about(name), self.doing(name)) for name in names]
+        return [info for info in found if info.alive or not self._is_of_another_version(info.name)]
+
+    def _is_of_another_version(self, name: str) -> bool:
+        """Whether an owner's notes have a layout that is not ours; says so once."""
+        head = self._head(name, len(LAYOUT))
+        if head in (b"", _BLANK, LAYOUT):
+            return False
+        if name not in self._unread:
+            self._unread.add(name)
+            logger.warning(
+                "%s was written by another version of localq (layout %r, this one has %r), and its process is dead. "
+                "The tasks that it held stay as they are until a worker of that version runs. Or remove the file: "
+                "then they go back to their queues, also those that had begun",
+                self.directory / f"{name}.notes", head, LAYOUT,
+            )  # fmt: skip
+        return True
 
     def _tidy(self, hidden: str) -> None:
         """Remove what is left of a process that died while it enlisted."""
@@ -162,17 +193,16 @@ class Owners:
 
     def doing(self, name: str) -> Doing | None:
         """Say what an owner is at."""
-        data = self._read(name, _SLOT.size)
-        if len(data) < _SLOT.size:
+        data = self._read(name, _RECALLED_AT)
+        if len(data) < _RECALLED_AT:
             return None
-        batch, left, used, _, _, token, seq = _SLOT.unpack_from(data)
+        batch, left, used, _, _, token, seq = _SLOT.unpack_from(data, _SLOT_AT)
         return Doing(batch, seq, token, left, used)
 
     def recall(self, name: str, batch: int) -> None:
         """Have an owner begin nothing more of a batch; what its notes say afterwards is what it has begun."""
-        try:
-            fd = open_file(self.directory / f"{name}.notes", os.O_RDWR)
-        except FileNotFoundError:
+        fd = self._open(name)
+        if fd is None:
             return
         try:
             # One at a time, and never back: a batch that is recalled by one must not begin again for the sake of
@@ -190,7 +220,7 @@ class Owners:
         data = self._read(name, NOTES_SIZE)
         if len(data) < _JOURNAL_AT:
             return Estate(claims)
-        batch, _, used, *slot = _SLOT.unpack_from(data)
+        batch, _, used, *slot = _SLOT.unpack_from(data, _SLOT_AT)
         ended = _outcomes(data[_JOURNAL_AT : _JOURNAL_AT + used])
         # A slot keeps its task until the next begins: one whose end was noted is not running.
         over = {(outcome.seq, outcome.token) for outcome in ended}
@@ -204,9 +234,8 @@ class Owners:
 
     def condemn(self, name: str, seq: int, token: int, reason: str) -> None:
         """Note for the sake of which task an owner is about to be killed, and why: whoever sweeps settles by it."""
-        try:
-            fd = open_file(self.directory / f"{name}.notes", os.O_RDWR)
-        except FileNotFoundError:
+        fd = self._open(name)
+        if fd is None:
             return
         try:
             text = reason.encode()[: _REASON_SIZE - _REASON.size]
@@ -214,7 +243,21 @@ class Owners:
         finally:
             os.close(fd)
 
+    def _open(self, name: str) -> int | None:
+        """Open notes to write in them; None if there are none, or of another layout."""
+        if not self._read(name, len(LAYOUT)):
+            return None
+        try:
+            return open_file(self.directory / f"{name}.notes", os.O_RDWR)
+        except FileNotFoundError:
+            return None
+
     def _read(self, name: str, size: int) -> bytes:
+        """Read the beginning of an owner's notes; nothing if there are none, or of another layout."""
+        data = self._head(name, size)
+        return data if data.startswith(LAYOUT) else b""
+
+    def _head(self, name: str, size: int) -> bytes:
         try:
             fd = open_file(self.directory / f"{name}.notes", os.O_RDONLY)
         except FileNotFoundError:
@@ -228,6 +271,18 @@ class Owners:
         """Remove a dead owner's files."""
         for path in (self.directory / f"{name}.notes", self.directory / name):
             path.unlink(missing_ok=True)
+
+
+#: Every view of this process. One hook for all: one that is registered stays, whatever becomes of its view.
+_views: weakref.WeakSet[Owners] = weakref.WeakSet()
+
+
+def _forget_the_parents() -> None:
+    for view in list(_views):
+        view._mine.clear()
+
+
+os.register_at_fork(after_in_child=_forget_the_parents)
 
 
 class LockedOwner:
@@ -244,7 +299,7 @@ class LockedOwner:
         was_recalled = self._is_recalled()
         self._batch += 1
         # Numbered before it is claimed: a recall of the one before must not take what is claimed from here on.
-        _SLOT.pack_into(self._notes, 0, self._batch, 0, self._used, 0, 0.0, 0, 0)
+        _SLOT.pack_into(self._notes, _SLOT_AT, self._batch, 0, self._used, 0, 0.0, 0, 0)
         return was_recalled
 
     def begin(self, claim: Claim, mode: int, left: int = 0, deadline: float = 0.0, place: int = 0) -> bool:
@@ -254,7 +309,9 @@ class LockedOwner:
             at = _PLACES_AT + (place - 1) * _PLACE.size
             _PLACE.pack_into(self._notes, at, mode, deadline, claim.token, claim.seq)
         else:
-            _SLOT.pack_into(self._notes, 0, self._batch, left, self._used, mode, deadline, claim.token, claim.seq)
+            _SLOT.pack_into(
+                self._notes, _SLOT_AT, self._batch, left, self._used, mode, deadline, claim.token, claim.seq
+            )
         return not self._is_recalled()
 
     def free(self, place: int) -> None:
@@ -287,7 +344,7 @@ class LockedOwner:
         self._used = 0
         if self._notes is None:
             return False
-        _SLOT.pack_into(self._notes, 0, self._batch, 0, 0, 0, 0.0, 0, 0)
+        _SLOT.pack_into(self._notes, _SLOT_AT, self._batch, 0, 0, 0, 0.0, 0, 0)
         return self._is_recalled()
 
     def close(self) -> None:
@@ -324,6 +381,7 @@ def _make_notes(path: Path) -> mmap.mmap:
     fd = open_file(path, os.O_RDWR)
     try:
         allocate(fd, NOTES_SIZE, path)
+        os.pwrite(fd, LAYOUT, 0)
         return mmap.mmap(fd, NOTES_SIZE)
     finally:
         os.close(fd)

@@ -30,24 +30,19 @@ from typing import Any, Protocol, TypeVar
 from localq import clock
 from localq.exceptions import DuplicateTaskId
 from localq.message import (
-    LEADS_ANYWAY,
-    LEADS_BY_GROUP,
-    LEADS_BY_ID,
-    LEADS_IF_BAD,
-    SHOWS_CAUSE,
     Claim,
     Message,
     Outcome,
     Record,
     Turn,
     Want,
-    released,
 )
 from localq.rates import BUCKET, RATE, REMEMBERED_S, STALE_S, WIDE, Candidate, bucket_text, choose, next_turns
 from localq.revocation import MARK, RULE, TERMINATE, end_text, rules_of, with_end
-from localq.states import ENDED, FAILURE, GOOD_STATES, HELD, PROPAGATE_STATES, READY, WAITING
+from localq.states import ENDED, HELD, PROPAGATE_STATES, READY, WAITING
 from localq.storage.base import NEWS_KEPT_S, STEP, Bell, Count, Entry, Estate, Forgotten, Old, Owner, OwnerInfo
-from localq.storage.news import news_key, news_text
+from localq.storage.followers import follow
+from localq.storage.news import KEPT, news_key, news_text
 from localq.storage.row import (
     Order,
     Row,
@@ -56,7 +51,6 @@ from localq.storage.row import (
     ended,
     indexes_of,
     made_ready,
-    of_group,
     opened,
     record_of,
     written,
@@ -135,7 +129,7 @@ class Transaction:
         return Turn(claims, stale, self._moved, tuple(self._held))
 
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
-        if outcome.again is not None:
+        if outcome.again is not None and not outcome.ended:
             return self._run_again(outcome.id, outcome, outcome.again)
         if not seq and outcome.ended_at is not None:
             return self._revoke(outcome)
@@ -143,20 +137,27 @@ class Transaction:
         if row is None or row.place == ENDED:
             return False
         new = written(row, outcome)
-        self._move(row, new._replace(traceback=row.traceback, children=row.children, worker=new.worker or row.worker))
+        self.move(row, new._replace(traceback=row.traceback, children=row.children, worker=new.worker or row.worker))
         self._tell(row.message, outcome)
         return True
 
     def _revoke(self, outcome: Outcome) -> bool:
+        if outcome.again is not None:
+            if self._row(outcome.id) is not None:
+                return False
+            self._begin(outcome.again)
         row = self._row(outcome.id)
         if row is None or row.place == ENDED:
             return False
         if (row.hold or "").startswith("owner:"):
-            self._move(row, row._replace(revoked=end_text(outcome)))
+            self.move(row, row._replace(revoked=end_text(outcome)))
             return False
-        kept = outcome._replace(traceback=row.traceback, children=row.children, worker=row.worker)
-        self._move(row, ended(written(row, kept), outcome))
-        self._follow(row.message, outcome)
+        kept = outcome._replace(
+            traceback=outcome.traceback or row.traceback, children=outcome.children or row.children,
+            worker=outcome.worker or row.worker,
+        )  # fmt: skip
+        self.move(row, ended(written(row, kept), outcome))
+        follow(self, row.message, outcome)
         return True
 
     def _tell(self, message: Message, outcome: Outcome) -> None:
@@ -166,6 +167,8 @@ class Transaction:
         self._table.set("number", count, number)
         key = news_key(message.id, number)
         self._table.set("entry", key, Entry(key, news_text(outcome), self.news_until))
+        if number > KEPT:
+            self._table.set("entry", news_key(message.id, number - KEPT), None)
         self.replies.add(message.reply_to)
 
     def forget(self, ids: Iterable[str]) -> Forgotten:
@@ -174,9 +177,10 @@ class Transaction:
     def _forget(self, row: Row | None) -> bool:
         if row is None or row.place != ENDED:
             return False
-        self._move(row, None)
+        self.move(row, None)
         count = f"states {row.message.id}"
-        for number in range(self._table.get("number", count) or 0):
+        last = self._table.get("number", count) or 0
+        for number in range(max(0, last - KEPT), last):
             self._table.set("entry", news_key(row.message.id, number + 1), None)
         self._table.set("number", count, None)
         return True
@@ -184,7 +188,7 @@ class Transaction:
     def forget_old(self, old: Old) -> Forgotten:
         """Drop what has had its time, among the next STEP that have ended."""
         now, number = clock.now(), 0
-        found = self._rows("ended", STEP, (0.0, old.after + 1))
+        found = self.rows("ended", STEP, (0.0, old.after + 1))
         rows = list(takewhile(lambda row: not old.is_too_young(row.message.sent_at, now), found))
         for row in rows:
             ended_at = row.message.sent_at if row.ended_at is None else row.ended_at
@@ -211,11 +215,11 @@ class Transaction:
         stamped_after: int | None,
     ) -> dict[str, Record]:
         if group_id is not None:
-            rows = self._rows(f"group:{group_id}")
+            rows = self.rows(f"group:{group_id}")
         elif failed_after is not None:
-            rows = self._rows("failed", STEP, (0.0, failed_after + 1))
+            rows = self.rows("failed", STEP, (0.0, failed_after + 1))
         elif hold is not None:
-            rows = self._rows(hold, STEP)
+            rows = self.rows(hold, STEP)
         elif stamped_after is not None:
             rows = self._stamped(stamped_after)
         else:
@@ -227,7 +231,7 @@ class Transaction:
         return sorted((row for row in rows if MARK in (row.message.headers or "")), key=lambda row: row.seq)[:STEP]
 
     def claims(self, owner: str) -> list[Claim]:
-        return [claim_of(row) for row in self._rows(f"owner:{owner}")]
+        return [claim_of(row) for row in self.rows(f"owner:{owner}")]
 
     def due(self, limit: int) -> list[float]:
         times = [visible_at for (visible_at, _), _ in self._table.first("waiting", limit)]
@@ -269,7 +273,7 @@ class Transaction:
         found: Row | None = self._table.get("row", id)
         return found
 
-    def _rows(self, index: str, limit: int | None = None, start: Order | None = None) -> list[Row]:
+    def rows(self, index: str, limit: int | None = None, start: Order | None = None) -> list[Row]:
         return [row for _, id in self._table.first(index, limit, start) if (row := self._row(id)) is not None]
 
     def _claimed(self, id: str, seq: int, token: int) -> Row | None:
@@ -282,7 +286,7 @@ class Transaction:
     def _begin(self, message: Message) -> None:
         seq = (self._table.get("number", "seq") or 0) + 1
         self._table.set("number", "seq", seq)
-        self._move(None, begun(Row(message, seq)))
+        self.move(None, begun(Row(message, seq)))
 
     def _apply(self, outcome: Outcome) -> bool:
         row = self._claimed(outcome.id, outcome.seq, outcome.token)
@@ -293,24 +297,24 @@ class Transaction:
             outcome = end._replace(ended_at=clock.now(), traceback=None, children=None, worker=row.worker)
         new = written(row, outcome)._replace(redeliveries=row.redeliveries + outcome.charged)
         if outcome.ended:
-            self._move(row, ended(new, outcome))
+            self.move(row, ended(new, outcome))
         elif outcome.hold is not None:
             self._park(new._replace(token=new.token + 1), outcome.hold)
         else:
-            self._move(row, opened(new._replace(message=outcome.again or new.message)))
+            self.move(row, opened(new._replace(message=outcome.again or new.message)))
             if outcome.again is not None:
                 self._tell(row.message, outcome)
         # What a task sends must not keep its own end from being written, so an id in use is passed over.
         self.put(message for message in outcome.sends if self._row(message.id) is None)
         if outcome.ended:
-            self._follow(row.message, outcome)
+            follow(self, row.message, outcome)
         return True
 
     def _run_again(self, id: str, outcome: Outcome, message: Message) -> bool:
         row = self._row(id)
         if row is None or row.place != ENDED or row.state not in PROPAGATE_STATES:
             return False
-        self._move(row, begun(written(Row(message, row.seq, row.token), outcome)))
+        self.move(row, begun(written(Row(message, row.seq, row.token), outcome)))
         self._tell(message, outcome)
         return True
 
@@ -338,7 +342,7 @@ class Transaction:
         """Return the next messages that may start now; those ahead of them that may not have to wait."""
         now = clock.now()
         holds = {rate.hold(queue) for rate in want.rates.values() for queue in want.queues}
-        rows = [*self._first(want, WIDE), *(row for hold in holds for row in self._rows(hold, 1))]
+        rows = [*self._first(want, WIDE), *(row for hold in holds for row in self.rows(hold, 1))]
         known = {row.seq: row for row in rows}
         candidates = sorted(Candidate(r.message.priority, r.seq, r.message.name, r.hold, r.message.queue) for r in rows)
         choice = choose(candidates, want, now, self._entry_text)
@@ -353,7 +357,7 @@ class Transaction:
         return [known[seq] for seq in choice.taken]
 
     def _park(self, row: Row, hold: str) -> None:
-        self._move(self._row(row.message.id), row._replace(place=HELD, hold=hold))
+        self.move(self._row(row.message.id), row._replace(place=HELD, hold=hold))
         self._moved += 1
         self.waits = True
         if self._table.get("entry", hold) is None:
@@ -363,16 +367,16 @@ class Transaction:
     def _free(self, want: Want) -> None:
         most = want.limit or PROMOTED
         for key in want.frees:
-            rows = self._rows(key, most)
+            rows = self.rows(key, most)
             for row in rows:
-                self._move(row, made_ready(row))
+                self.move(row, made_ready(row))
             self._moved += len(rows)
             if len(rows) < most:
                 self._table.set("entry", key, None)
 
     def _turns(self) -> dict[str, float]:
         """Return when the next of each key may start, of those that wait for their turn."""
-        holds = [entry.key for entry in self.entries(RATE) if self._rows(entry.key, 1)]
+        holds = [entry.key for entry in self.entries(RATE) if self.rows(entry.key, 1)]
         return next_turns((entry.value for entry in self.entries(BUCKET)), holds) if holds else {}
 
     def _entry_text(self, key: str) -> str | None:
@@ -384,78 +388,21 @@ class Transaction:
             row = self._row(id)
             if visible_at > now or row is None:
                 break
-            self._move(row, made_ready(row))
+            self.move(row, made_ready(row))
             self._moved += 1
 
     def _wake_for_turns(self, now: float) -> None:
         for hold, at in self._turns().items():
             if now - STALE_S < at <= now:
                 # Not moved, only woken for: whoever comes takes it with its token.
-                self.turns.update(row.message.queue for row in self._rows(hold, 1))
+                self.turns.update(row.message.queue for row in self.rows(hold, 1))
 
     def _hand_out(self, row: Row, owner: str) -> Claim:
         new = row._replace(place=HELD, hold=f"owner:{owner}", token=row.token + 1)
-        self._move(row, new)
+        self.move(row, new)
         return claim_of(new)
 
-    def _follow(self, message: Message, outcome: Outcome) -> None:
-        """Let those who waited for this message go on, or fail with it."""
-        self.replies.add(message.reply_to)
-        if outcome.state in GOOD_STATES:
-            self._succeed_behind(message)
-        elif outcome.state is not None:
-            self._fail_behind(message, outcome._replace(state=FAILURE, children=None, worker=None))
-        elif message.leads & LEADS_ANYWAY:
-            self._progress(f"ends:{message.group_id}")
-
-    def _succeed_behind(self, message: Message) -> None:
-        if message.leads & LEADS_BY_ID:
-            self._progress(f"after:{message.id}")
-        if message.leads & LEADS_BY_GROUP:
-            self._progress(f"after:{message.group_id}")
-        if message.leads & LEADS_ANYWAY:
-            self._progress(f"ends:{message.group_id}")
-        if message.leads & LEADS_IF_BAD:
-            for row in self._rows(f"fails:{message.group_id}"):
-                self._release(row, lambda _: None)  # all went well: what it waited for will not come
-
-    def _progress(self, key: str, at_once: bool = False) -> None:
-        for row in self._rows(key):
-            self._release(row, opened, at_once)
-
-    def _release(self, row: Row, then: Callable[[Row], Row | None], at_once: bool = False) -> None:
-        left = row.message.waits_for - 1
-        if left > 0 and not at_once:
-            self._move(row, row._replace(message=row.message._replace(waits_for=left)))
-        else:
-            self._move(row, then(row._replace(message=released(row.message, clock.now()))))
-
-    def _fail_behind(self, message: Message, failure: Outcome) -> None:
-        group = of_group(failure)
-        # A list and no recursion: a chain may be longer than Python's stack.
-        left = [(message, failure)]
-        while left:
-            message, failure = left.pop()
-            if message.leads & LEADS_BY_ID:
-                left += self._failed_behind(f"after:{message.id}", failure, failure)
-            if message.leads & LEADS_BY_GROUP:
-                left += self._failed_behind(f"after:{message.group_id}", group, failure)
-            if message.leads & LEADS_IF_BAD:
-                self._progress(f"fails:{message.group_id}", at_once=True)
-            if message.leads & LEADS_ANYWAY:
-                self._progress(f"ends:{message.group_id}")
-
-    def _failed_behind(self, key: str, failure: Outcome, cause: Outcome) -> list[tuple[Message, Outcome]]:
-        """End those who waited under a key; return them, and how they ended."""
-        found = []
-        for row in self._rows(key):
-            shown = cause if row.message.leads & SHOWS_CAUSE else failure
-            self._move(row, ended(written(row, shown), shown))
-            self.replies.add(row.message.reply_to)
-            found.append((row.message, shown))
-        return found
-
-    def _move(self, old: Row | None, new: Row | None) -> None:
+    def move(self, old: Row | None, new: Row | None) -> None:
         """Every change of a row is one of these: the row, its indexes and the tallies move together."""
         id = (new or old).message.id  # type: ignore[union-attr]  # one of them is a row
         before, after = indexes_of(old), indexes_of(new)

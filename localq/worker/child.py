@@ -23,7 +23,7 @@ from localq.context import headers_of, shown_name
 from localq.exceptions import LocalqError, NotRegistered, OperationalError, StoreBusy, StoreFull
 from localq.executor import Executor
 from localq.message import Claim, Message, Outcome, Turn, Want
-from localq.plan import RESULT
+from localq.plan import ENDS, RESULT
 from localq.rates import NAME, task_of
 from localq.recovery import given_back, settle_each, unwritable
 from localq.serialization import checksum, encode, value_of
@@ -477,6 +477,8 @@ def feed(storage: Storage, claim: Claim, conf: Any) -> tuple[Any, ...]:
             raise LocalqError(f"the result of {after}, which this task needs, is gone: it was forgotten or has expired")
         return (value_of(found, conf),)
     members = list(storage.records(group_id=after).values())
+    if kind == ENDS:
+        return ([(record.state, value_of(record, conf)) for record in members],)
     if len(members) != headers_of(claim).get("feeds", len(members)):
         raise LocalqError(f"results of the group {after}, which this task needs, are gone: they were forgotten")
     return ([value_of(record, conf) for record in members],)

@@ -291,7 +291,8 @@ class World:
         If one fails, the others run all the same, and the body does not: it shows a ChordError, `get()` raises the
         member's own exception, and its errbacks are told.
         """
-        header = self.group(Group(chord.header), fed)
+        members = (linked(each, (), chord.told) if isinstance(each, Chord) else each for each in chord.header)
+        header = self.group(Group(tuple(members)), fed)
         body = linked(chord.body, chord.links, chord.told)
         if not has_failed(header):
             return self.end_of(body, (shown(header),))
@@ -300,23 +301,28 @@ class World:
     def body_lost(self, body: Any, header: Many) -> End:
         """What a body comes to whose header has failed.
 
-        It shows ChordError, and tells the errbacks given to the body itself: those of a chain, not those of its steps.
+        It shows ChordError, and tells the errbacks given to the body itself: those of a chain and of its first step.
         If it is a group, each member shows the exception of the member of the header that failed, and tells its
         errbacks and the group's.
         """
         own = own_exception(header)
         raised = own if header.ran else first_failed(header).raised
+        if own != first_failed(header).raised:
+            self.rules.add("read: a group, of which a member failed by what stood before it")
         if any(isinstance(end, Bad) and not end.ran for end in header.ends):
             self.rules.add("header: member that never ran")
-        self.note_rules(body, "group" if isinstance(body, Group | Chunks) else "body")
+        self.note_rules(body, "chunks" if isinstance(body, Chunks) else "group" if isinstance(body, Group) else "body")
         members = members_of(body) if isinstance(body, Group) else []
+        if isinstance(body, Group | Chunks) and len({own_exception(end) for end in header.ends if has_failed(end)}) > 1:
+            self.rules.add("lost: a group behind several failures, of which the first in time counts")
         if any(map(own_errbacks, (body, *members))):
             self.rules.add("lost: errbacks of a body")
-        if isinstance(body, Group):
+        if isinstance(body, Group) and not ends_empty(body):
             for each in members:
                 self.tell(own_errbacks(each), own, "")
             return Many(tuple(spread_over(each, Bad(own, raised)) for each in members), False)
         if isinstance(body, Chunks):
+            self.tell(own_errbacks(body), own, "")
             return spread_over(body, Bad(own, raised))
         self.tell(own_errbacks(body), "ChordError", "")
         return spread_over(body, Bad("ChordError", raised))
@@ -324,7 +330,9 @@ class World:
     def lost(self, step: Any, end: End) -> End:
         """What a step comes to that never runs, since one before it has failed."""
         if isinstance(end, Many):
-            return self.body_lost(step, end)
+            if end.ran:
+                return self.body_lost(step, end)
+            end = first_failed(end)
         assert isinstance(end, Bad)
         self.note_rules(step, "step")
         return spread_over(step, end._replace(ran=False, is_kept=True))
@@ -470,7 +478,11 @@ def unrolled(flow: Any, used: set[str] | None = None) -> Any:
     """A group that is sent and has one member, which ends in a group, is that member (F212)."""
     if isinstance(flow, Group):
         members = members_of(flow)
-        if len(members) == 1 and isinstance(last_of(members[0]), Group | Chunks) and not ends_empty(members[0]):
+        if (
+            len(members) == 1
+            and isinstance(last_of(members[0]), Group | Chunks)
+            and (is_void(members[0]) or not ends_empty(members[0]))
+        ):
             if used is not None:
                 used.add("sent: a group of one that ends in a group")
             return members[0]
@@ -501,8 +513,15 @@ def linked(flow: Any, links: tuple[Call, ...], told: tuple[tuple[str, str], ...]
 
 
 def own_errbacks(flow: Any) -> tuple[tuple[str, str], ...]:
-    """Return the errbacks given to a workflow itself; a chord's are its body's."""
-    return (*flow.told, *own_errbacks(flow.body)) if isinstance(flow, Chord) else flow.told
+    """Return the errbacks given to a workflow itself; a chord's are its body's, a chain's its first step's, too."""
+    found = list(flow.told)
+    while isinstance(flow, Chord | Chain):
+        steps = [flow.body] if isinstance(flow, Chord) else folded(flow)[:1]
+        if not steps:
+            break
+        (flow,) = steps
+        found += [each for each in flow.told if each not in found]
+    return tuple(found)
 
 
 def own_exception(end: End) -> str:

@@ -187,6 +187,22 @@ def test_a_store_that_cannot_be_used_is_a_mistake_with_its_own_exit_code(here):
     assert "holds no store" in mistake(done, "LQ020", exit_code=74)
 
 
+# -- status ----------------------------------------------------------------------------------------
+
+
+def test_results_of_eager_tasks_are_no_queues(here):
+    run = "app.conf.task_store_eager_result = True; print([add.apply((i, 2)).get() for i in range(3)])"
+    python("-c", f"from tasks import *; {run}", cwd=here)
+    done = localq("-A", "tasks", "status", cwd=here)
+    assert done.stdout.splitlines()[2:] == ["3 results of tasks that no worker ran: eagerly, or written by hand"]
+    report = localq("-A", "tasks", "report", cwd=here)
+    assert "3 result(s) of tasks that no worker ran" in report.stdout
+    python("-c", "import tasks; tasks.add.delay(1, 2)", cwd=here)
+    done = localq("-A", "tasks", "status", cwd=here)
+    assert "celery" in done.stdout
+    assert "@eager" not in done.stdout + report.stdout
+
+
 # -- report ----------------------------------------------------------------------------------------
 
 

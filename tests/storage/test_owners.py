@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import signal
+import weakref
 from enum import IntEnum
 
 import pytest
@@ -17,8 +18,8 @@ from waiting import wait_until
 from localq.exceptions import StoreBusy, StoreFull, StoreReplaced
 from localq.message import Claim, Message, Outcome
 from localq.recovery import EARLY, LATE, LATE_REJECT
-from localq.storage.base import Started
-from localq.storage.owners import NOTES_SIZE, Owners, identity, is_running
+from localq.storage.base import Estate, Started
+from localq.storage.owners import LAYOUT, NOTES_SIZE, Owners, identity, is_running
 
 
 @pytest.fixture
@@ -122,6 +123,15 @@ def test_a_forked_child_does_not_keep_its_parents_name_alive(owners):
         assert not owners.is_alive(name)
     finally:
         os.kill(int(grandchild), signal.SIGKILL)
+
+
+def test_views_that_were_let_go_leave_no_hook_of_forks(tmp_path, monkeypatch):
+    """Hooks cannot be taken back: 1,000 stores, opened and closed, would make every fork slower for good."""
+    hooks = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **each: hooks.append(each))
+    views = [weakref.ref(Owners(tmp_path / "owners")) for _ in range(3)]
+    assert hooks == []
+    assert [view() for view in views] == [None] * 3
 
 
 def test_a_name_that_nobody_has_is_dead(owners):
@@ -351,10 +361,52 @@ def test_notes_of_any_bytes_are_read_without_a_crash(tmp_path_factory, data):
     view = Owners(tmp_path_factory.mktemp("owners") / "owners")
     owner = view.enlist({}, journal=True)
     with open(view.directory / f"{owner.name}.notes", "r+b") as file:
+        file.seek(len(LAYOUT))
         file.write(data)
     ended = view.notes(owner.name, []).ended
     assert isinstance(ended, list)
     owner.close()
+
+
+def _head_of(owners, name, head):
+    with open(owners.directory / f"{name}.notes", "r+b") as file:
+        file.write(head)
+
+
+def _said(caplog):
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("head", [b"localq 2", b"\x01\0\0\0\0\0\0\0"])
+def test_a_dead_owner_whose_notes_are_of_another_version_is_left_and_told_of_once(owners, other, caplog, head):
+    _head_of(owners, other.name, head)
+    assert [info.alive for info in owners.infos()] == [True]
+    other.kill()
+    assert owners.infos() == owners.infos([other.name]) == []
+    (said,) = _said(caplog)
+    assert f"{other.name}.notes" in said
+    assert "another version of localq" in said
+    assert "remove the file" in said
+    assert (owners.directory / other.name).exists()
+    (owners.directory / f"{other.name}.notes").unlink()
+    assert [info.alive for info in owners.infos()] == [False]
+
+
+def test_notes_of_another_version_are_neither_read_nor_written(owners, other):
+    _head_of(owners, other.name, b"localq 2")
+    before = (owners.directory / f"{other.name}.notes").read_bytes()
+    assert (owners.doing(other.name), owners.notes(other.name, [claim()])) == (None, Estate([claim()]))
+    owners.recall(other.name, 1)
+    owners.condemn(other.name, 5, 2, "{}")
+    assert (owners.directory / f"{other.name}.notes").read_bytes() == before
+
+
+def test_notes_whose_first_page_a_power_cut_took_say_that_nothing_had_begun(owners, other, caplog):
+    _head_of(owners, other.name, bytes(4096))
+    other.kill()
+    assert [info.alive for info in owners.infos()] == [False]
+    assert owners.notes(other.name, [claim()]) == Estate([claim()])
+    assert _said(caplog) == []
 
 
 def test_a_recall_of_an_earlier_batch_does_not_undo_a_later_one(owners):

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from localq.message import Message, Outcome, Want
 from localq.storage.gate import Gate
 from localq.storage.sqlite import SqliteStorage, sync
 from localq.storage.sqlite import session as session_module
-from localq.storage.sqlite.queries import HERE, query, whole
+from localq.storage.sqlite.queries import HERE, query, texts, whole
 from localq.storage.sqlite.queries import claim as claim_query
 from localq.storage.sqlite.session import VERSION, migrations
 
@@ -111,8 +112,9 @@ def planner():
         " from n; analyze;"
     )
 
-    def plan(sql, values=None):
-        values = values if values is not None else [None] * sql.count("?")
+    def plan(sql):
+        named = dict.fromkeys(re.findall(r":([a-z_]+)", sql))
+        values = [None] * sql.count("?") if "?" in sql else named
         return [row[3] for row in connection.execute(f"explain query plan {sql}", values).fetchall()]
 
     yield plan
@@ -149,12 +151,17 @@ def test_a_claim_reads_only_the_index_of_what_is_ready(planner, queues):
 ])  # fmt: skip
 def test_every_lookup_uses_the_index_made_for_it(planner, name, index):
     for sql in {query(name), whole(name)}:
-        plan = planner(sql, [None] * 3 if "?1" in sql else None)
+        plan = planner(sql)
         assert any(index in step for step in plan), plan
         assert not any(step.startswith("SCAN messages") and index not in step for step in plan), plan
         # In the order of the index, so that a step of a long list never sorts the whole of it.
         is_step = name in ("failed", "candidates_of_one", "first_held", "oldest", "drop_expired_entries")
         assert not is_step or not any("TEMP B-TREE" in step for step in plan), plan
+
+
+def test_no_statement_has_numbered_placeholders():
+    """With a sequence of values they are deprecated in Python 3.12 and refused by 3.14."""
+    assert [name for name, text in texts().items() if re.search(r"\?\d", text)] == []
 
 
 def test_a_plain_record_reads_no_arguments():
@@ -661,6 +668,15 @@ def test_threads_that_end_take_their_connections_with_them(storage):
     assert len(storage._sessions) == 1
 
 
+def test_a_thread_that_ends_is_not_listed_for_ever(storage):
+    """Its session is closed when Python has forgotten it already; whoever asks for it then is given a new one."""
+    thread = threading.Thread(target=storage.put, args=([message("a")],))
+    thread.start()
+    thread.join()
+    wait_until(lambda: not storage._sessions, what="the thread's session is closed")
+    assert [each for each in threading.enumerate() if each.name.startswith("Dummy")] == []
+
+
 def _target(fd):
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
@@ -884,6 +900,48 @@ def test_in_standard_durability_a_lonely_writer_syncs_soon_after(storage):
     before = storage._bells.synced_at()
     storage.put([message("b")])
     wait_until(lambda: storage._bells.synced_at() > before, what="the write is synced without a worker")
+
+
+def test_who_can_have_no_thread_syncs_itself_and_the_next_write_asks_anew(storage, monkeypatch):
+    """At the end of a process there are no more threads (from Python 3.12 on), nor at a limit of the system's."""
+    storage._session()
+    open_before = set(os.listdir("/proc/self/fd"))
+
+    def refused(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        for id in ("a", "b"):
+            before = time.monotonic()
+            storage.put([message(id)])
+            assert storage._bells.synced_at() >= before
+    assert set(os.listdir("/proc/self/fd")) == open_before
+    before = time.monotonic()
+    storage.put([message("c")])
+    wait_until(lambda: storage._bells.synced_at() >= before, what="a thread has synced")
+
+
+SENT_AT_EXIT = """
+import atexit, sys
+from localq import LocalQ
+app = LocalQ("x", store=sys.argv[1])
+atexit.register(lambda: print(app.send_task("late").id))
+"""
+
+
+def test_what_an_exit_handler_sends_is_sent(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", SENT_AT_EXIT, str(tmp_path / "store")],
+        check=True,
+        timeout=30,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    storage = SqliteStorage(tmp_path / "store")
+    assert list(storage.records([done.stdout.strip()])) == [done.stdout.strip()]
+    storage.close()
 
 
 def test_at_the_end_of_a_process_nothing_is_left_unsynced(tmp_path):

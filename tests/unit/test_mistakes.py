@@ -94,18 +94,11 @@ def test_the_hint_for_a_queue_of_one_node_names_the_node(app):
 # -- Errbacks that nobody tells yet ----------------------------------------------------------------
 
 
-def test_what_a_workflows_errback_will_not_be_told_is_said(app, noop):
-    with pytest.warns(
-        LocalqWarning, match="chord's body is told if the body fails, and not yet if a task of its head"
-    ) as said:
-        chord([noop.s()], noop.s().on_error(noop.s())).delay()
-    assert said[0].filename == __file__
-
-
 @pytest.mark.filterwarnings("error")
 def test_errbacks_that_are_told_are_no_matter_for_a_warning(app, noop):
     chain(noop.s(), noop.s().on_error(noop.s())).delay()
     group(noop.s(), noop.s()).on_error(noop.s()).delay()
+    chord([noop.s()], noop.s().on_error(noop.s())).delay()
     chord([noop.s().on_error(noop.s())], noop.s(), interval=1, max_retries=3).apply_async(countdown=1)
     chain(noop.s()).on_error(noop.s()).delay()
 

@@ -45,6 +45,31 @@ def test_what_is_stored_for_a_task_that_was_never_sent_is_its_end(app):
 
 
 @pytest.mark.row("F187")
+def test_an_end_by_hand_is_one_write_so_that_no_death_leaves_half_of_it(app, monkeypatch):
+    storage, written = app.backend.storage, []
+
+    def watched(verb):
+        act = getattr(storage, verb)
+        monkeypatch.setattr(storage, verb, lambda *args, **more: written.append(verb) or act(*args, **more))
+
+    for verb in ("put", "settle", "update", "enlist", "write", "forget"):
+        watched(verb)
+    app.backend.mark_as_failure("bad", KeyError("k"), traceback="at t")
+    assert written == ["update"]
+    assert (app.backend.get_state("bad"), app.backend.get_traceback("bad")) == ("FAILURE", "at t")
+
+
+@pytest.mark.row("F112")
+def test_an_eager_run_under_the_id_of_a_task_that_is_queued_does_not_end_it(app, add):
+    result = add.delay(1, 2)
+    app.conf.task_store_eager_result = True
+    assert add.apply((5, 5), task_id=result.id).get() == 10
+    assert not result.ready()
+    work_off(app)
+    assert result.get(timeout=0) == 3
+
+
+@pytest.mark.row("F187")
 def test_a_state_that_is_no_end_may_come_first(app):
     backend = app.backend
     backend.mark_as_started("t", pid=1)

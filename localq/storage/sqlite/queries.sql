@@ -146,7 +146,8 @@ where seq = ? and token = ? and place = 'held' and revoked is not null;
 -- name: revoke
 -- The end of what no owner has, wherever it waits.
 update messages set
-    place = 'ended', hold = null, state = ?, result = ?, result_type = ?, result_checksum = ?, ended_at = ?
+    place = 'ended', hold = null, state = ?, result = ?, result_type = ?, result_checksum = ?,
+    traceback = coalesce(?, traceback), children = coalesce(?, children), worker = coalesce(?, worker), ended_at = ?
 where id = ? and place <> 'ended' and (hold is null or hold not between 'owner:' and 'owner;')
 returning seq, token, group_id, leads, reply_to;
 
@@ -161,12 +162,12 @@ where place = 'held' and hold = ?
 returning seq, waits_for;
 
 -- name: release
--- Nothing left to wait for. Times below 0 are so many seconds from now on; ?1 is now.
+-- Nothing left to wait for. Times below 0 are so many seconds from now on.
 update messages set
-    place = iif(visible_at < 0 or visible_at > ?1, 'waiting', 'ready'), hold = null,
-    visible_at = iif(visible_at < 0, ?1 - visible_at, visible_at),
-    expires_at = iif(expires_at < 0, ?1 - expires_at, expires_at)
-where seq = ?2
+    place = iif(visible_at < 0 or visible_at > :now, 'waiting', 'ready'), hold = null,
+    visible_at = iif(visible_at < 0, :now - visible_at, visible_at),
+    expires_at = iif(expires_at < 0, :now - expires_at, expires_at)
+where seq = :seq
 returning queue, place, visible_at;
 
 -- name: fail_followers
@@ -190,10 +191,11 @@ returning reply_to;
 -- name: tell
 -- A state that is no end is told in an entry of its own, behind those of the same task before it.
 insert into entries (key, value, expires_at)
-select 'state:' || ?1 || ':' || printf('%010d', 1 + coalesce((
+select 'state:' || :id || ':' || printf('%010d', 1 + coalesce((
     select cast(substr(key, -10) as integer) from entries
-    where key > 'state:' || ?1 || ':' and key < 'state:' || ?1 || ';' and length(key) = length(?1) + 17
-    order by key desc limit 1), 0)), ?2, ?3;
+    where key > 'state:' || :id || ':' and key < 'state:' || :id || ';' and length(key) = length(:id) + 17
+    order by key desc limit 1), 0)), :text, :until
+returning cast(substr(key, -10) as integer);
 
 -- name: untell
 -- A ';' comes next after ':'; the length leaves out tasks whose ids begin like this one.
@@ -226,8 +228,8 @@ select seq, sent_at, place, state, coalesce(ended_at, sent_at) from messages whe
 -- name: expire
 -- What was read as old goes, if it is still so and nobody is fed by it who has not ended.
 delete from messages
-where seq in (select value from json_each(?1)) and place = 'ended'
-and coalesce(ended_at, sent_at) < iif(state in ('FAILURE', 'REVOKED'), ?3, ?2)
+where seq in (select value from json_each(:seqs)) and place = 'ended'
+and coalesce(ended_at, sent_at) < iif(state in ('FAILURE', 'REVOKED'), :failed_before, :ended_before)
 and not exists (select 1 from messages as f where f.after = messages.id and f.place <> 'ended')
 and not exists (select 1 from messages as f where f.after = messages.group_id and f.place <> 'ended')
 returning id;

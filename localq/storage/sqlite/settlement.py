@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from localq import faults, states
 from localq.message import (
+    ENTERS,
     LEADS_ANYWAY,
     LEADS_BY_GROUP,
     LEADS_BY_ID,
@@ -27,6 +28,7 @@ from localq.serialization import checksum
 from localq.storage.base import DUE_BELL
 from localq.storage.news import news_text
 from localq.storage.sqlite.queries import query, with_rows
+from localq.storage.sqlite.writes import tell
 
 T = TypeVar("T")
 
@@ -105,13 +107,19 @@ class Settlement:
     def revoke(self, execute: Callable[..., Any], o: Outcome) -> bool:
         """End a message that no owner has, or mark the one that an owner has; returns whether it ended."""
         self.execute = execute
-        values = (o.state, o.result, o.content_type, o.checksum, o.ended_at, o.id)
+        if o.again is not None and not self._begin(o.again):
+            return False
+        values = (o.state, o.result, o.content_type, o.checksum, o.traceback, o.children, o.worker, o.ended_at, o.id)
         for seq, token, group_id, leads, reply_to in execute(query("revoke"), values).fetchall():
             self.replies.add(reply_to)
             self._follow(o._replace(seq=seq, token=token, group_id=group_id, leads=leads, reply_to=reply_to))
             return True
         execute(query("mark_revoked"), (end_text(o), o.id))
         return False
+
+    def _begin(self, m: Message) -> bool:
+        """Put a message; returns whether nobody knew it."""
+        return bool(self.execute(with_rows("put", 1, MESSAGE_COLUMNS), (*m, *place_of(m, self.now))).rowcount)
 
     def _end(self, outcomes: Sequence[Outcome]) -> set[tuple[int, int]]:
         fresh: set[tuple[int, int]] = set()
@@ -145,7 +153,7 @@ class Settlement:
             o.seq, o.token,
         )).fetchall()  # fmt: skip
         if rows:
-            self.execute(query("tell"), (o.id, news_text(o), self._news_until))
+            tell(self.execute, o.id, news_text(o), self._news_until)
         if where == states.READY:
             self.ready.update(queue for (queue,) in rows)
         elif rows and m.visible_at is not None:
@@ -166,7 +174,7 @@ class Settlement:
                 self.ready[queue] += 1
             elif where == states.WAITING:
                 self.waits(m.visible_at)
-            execute(query("tell"), (o.id, news_text(o), self._news_until))
+            tell(execute, o.id, news_text(o), self._news_until)
         return bool(rows)
 
     def _opened(self, rows: list[Any]) -> None:
@@ -215,7 +223,7 @@ class Settlement:
     def _progress(self, key: str, at_once: bool = False) -> None:
         for seq, waits_for in self.execute(query("progress"), (key,)).fetchall():
             if at_once or waits_for <= 0:
-                self._opened(self.execute(query("release"), (self.now, seq)).fetchall())
+                self._opened(self.execute(query("release"), {"now": self.now, "seq": seq}).fetchall())
 
     def _fail_followers(self, o: Outcome) -> None:
         own = (o.result, o.content_type, o.checksum, o.traceback)
@@ -223,23 +231,35 @@ class Settlement:
         if o.group_failure is not None:
             group = (o.group_failure, "application/json", checksum(o.group_failure), o.traceback)
         # A list and no recursion: a chain may be longer than Python's stack.
-        left = [(o.id, o.group_id, o.leads, own)]
+        left = [(o.id, o.group_id, o.leads, own, 0)]
         while left:
-            id, group_id, leads, failure = left.pop()
+            id, group_id, leads, failure, lost = left.pop()
             if leads & LEADS_BY_ID:
-                left += self._failed_behind(f"after:{id}", failure, failure, o.ended_at)
+                left += self._failed_behind(f"after:{id}", failure, failure, lost, o.ended_at)
             if leads & LEADS_BY_GROUP:
-                left += self._failed_behind(f"after:{group_id}", group, failure, o.ended_at)
+                shown = failure if lost else group
+                left += self._failed_behind(f"after:{group_id}", shown, failure, max(lost - 1, 0), o.ended_at)
             if leads & LEADS_IF_BAD:
-                self._progress(f"fails:{group_id}", at_once=True)
+                self._drop(f"fails:{group_id}") if lost else self._progress(f"fails:{group_id}", at_once=True)
             if leads & LEADS_ANYWAY:
                 self._progress(f"ends:{group_id}")
 
-    def _failed_behind(self, key: str, failure: Any, cause: Any, ended_at: float | None) -> list[Any]:
-        """End those who waited under a key; return what others know of them, and how they ended."""
+    def _failed_behind(self, key: str, failure: Any, cause: Any, lost: int, ended_at: float | None) -> list[Any]:
+        """End those who waited under a key.
+
+        Args:
+            lost: so many of the groups that they are in have failed as a whole.
+
+        Returns:
+            What others know of each, how it ended, and `lost` for those who wait for it.
+        """
         rows = self.execute(query("fail_followers"), (*_alternately(failure, cause), ended_at, key)).fetchall()
         self.replies.update(row[3] for row in rows)
-        return [(*row[:3], cause if row[2] & SHOWS_CAUSE else failure) for row in rows]
+        return [(*row[:3], cause if row[2] & SHOWS_CAUSE else failure, lost + row[2] // ENTERS) for row in rows]
+
+    def _drop(self, key: str) -> None:
+        for seq, _ in self.execute(query("progress"), (key,)).fetchall():
+            self.execute(query("drop"), (seq,))
 
 
 def _alternately(failure: Any, cause: Any) -> list[Any]:

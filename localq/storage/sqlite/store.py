@@ -314,7 +314,7 @@ class SqliteStorage:
         return min(float("inf") if left is None else float(left), next_turn(session.execute, now, ready))
 
     def update(self, seq: int, token: int, outcome: Outcome) -> bool:
-        if outcome.again is not None:
+        if outcome.again is not None and not outcome.ended:
             message = outcome.again
             return self._by_hand(lambda settlement, execute: settlement.run_again(execute, outcome, message))
         if not seq and outcome.ended_at is not None:
@@ -322,7 +322,7 @@ class SqliteStorage:
         values = (outcome.state, outcome.result, outcome.content_type, outcome.checksum, outcome.worker)
         sql, key = ("update_claimed", (seq, token)) if seq else ("update_by_id", (outcome.id,))
         told = (outcome.id, news_text(outcome), self._news_until())
-        rows = self._write(lambda session: session.transact(update, session, sql, (*values, *key), told))
+        rows = self._write(lambda session: session.transact(update, session, sql, (*values, *key), *told))
         if rows:
             self._bells.ring_replies({rows[0][0]})
         self._wrote()
@@ -360,7 +360,8 @@ class SqliteStorage:
         rows = list(takewhile(lambda row: not old.is_too_young(row[1], now), read))
         chosen = [row[0] for row in rows if row[2] == states.ENDED and old.has_had_its_time(row[3], row[4])]
         if chosen or self._read(query("is_expired"), now):
-            values = (json.dumps(chosen), old.ended_before, old.failed_before)
+            times = {"ended_before": old.ended_before, "failed_before": old.failed_before}
+            values = {"seqs": json.dumps(chosen), **times}
             number = self._write(lambda session: session.transact(expire, session, values, now))
             self._wrote()
         return Forgotten(number, rows[-1][0] if len(rows) == STEP else 0)

@@ -91,6 +91,10 @@ class Syncer:
         before = set_mask(signal.SIG_BLOCK, BLOCKED)
         try:
             self._thread.start()
+        except RuntimeError:
+            # The process is at its end, or may have no more threads: what was written is written, and synced here.
+            self._wake.set()
+            self._sync_later(copy)
         finally:
             set_mask(signal.SIG_SETMASK, before)
 

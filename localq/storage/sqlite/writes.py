@@ -6,21 +6,30 @@ Called inside the transaction. Must not ring.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from localq import clock
+from localq.storage.news import KEPT, news_key
 from localq.storage.sqlite.queries import query
 from localq.storage.sqlite.session import Session
 
 
-def update(session: Session, sql: str, values: tuple[Any, ...], told: tuple[Any, ...]) -> list[Any]:
+def update(session: Session, sql: str, values: tuple[Any, ...], id: str, text: str, until: float | None) -> list[Any]:
     rows: list[Any] = session.execute(query(sql), values).fetchall()
     if rows:
-        session.execute(query("tell"), told)
+        tell(session.execute, id, text, until)
     return rows
 
 
-def drop(session: Session, sql: str, values: tuple[Any, ...]) -> int:
+def tell(execute: Callable[..., Any], id: str, text: str, until: float | None) -> None:
+    """Keep a state that is no end, and of those before it the last ones."""
+    ((number,),) = execute(query("tell"), {"id": id, "text": text, "until": until}).fetchall()
+    if number > KEPT:
+        execute(query("delete_entry"), (news_key(id, number - KEPT),))
+
+
+def drop(session: Session, sql: str, values: Any) -> int:
     """Drop results, and what was told of their tasks before the end."""
     ids = [id for (id,) in session.execute(sql, values).fetchall()]
     if ids:
@@ -28,7 +37,7 @@ def drop(session: Session, sql: str, values: tuple[Any, ...]) -> int:
     return len(ids)
 
 
-def expire(session: Session, values: tuple[Any, ...], now: float) -> int:
+def expire(session: Session, values: dict[str, Any], now: float) -> int:
     number = drop(session, query("expire"), values)
     return number + int(session.execute(query("drop_expired_entries"), (now,)).rowcount)
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from localq.message import LEADS_BY_GROUP, LEADS_BY_ID
+from localq.message import (
+    ENTERS,
+    LEADS_ANYWAY,
+    LEADS_BY_GROUP,
+    LEADS_BY_ID,
+    LEADS_IF_BAD,
+    SHOWS_CAUSE,
+    WAITS_ANYWAY,
+    WAITS_IF_BAD,
+)
 from localq.serialization import checksum
 from localq.states import ENDED, FAILURE, HELD, IGNORED, REVOKED, SUCCESS, WAITING
 from localq.storage.base import DUE_BELL, Count, Owner, Storage
@@ -118,6 +127,56 @@ class FollowerContract(Made):
         bad = failure(take_one(storage, owner))
         storage.settle([bad])
         assert [record(storage, id).result for id in ("b", "body")] == [bad.result] * 2
+
+    @pytest.mark.parametrize("ends", [(SUCCESS, SUCCESS), (FAILURE, SUCCESS), (REVOKED, FAILURE), (None, IGNORED)])
+    def test_who_waits_for_ends_of_any_kind_goes_on_after_the_last(
+        self, storage: Storage, owner: Owner, ends: tuple[str | None, ...]
+    ) -> None:
+        of_group = {"group_id": "g", "leads": LEADS_ANYWAY}
+        storage.put([message(id, position=at, **of_group) for at, id in enumerate("ab")])
+        storage.put([message("done", after="g", waits_for=2, leads=WAITS_ANYWAY)])
+        for claim, state in zip(take(storage, owner), ends, strict=True):
+            assert record(storage, "done").hold == "ends:g"
+            storage.settle([outcome(claim, state)])
+        assert ids(take(storage, owner)) == ["done"]
+
+    def test_who_waits_for_a_failure_runs_once_after_the_first(self, storage: Storage, owner: Owner) -> None:
+        members = [
+            message(id, group_id="g", position=at, leads=LEADS_BY_GROUP | LEADS_IF_BAD) for at, id in enumerate("abc")
+        ]
+        storage.put([*members, message("body", after="g", waits_for=3)])
+        storage.put([message("told", after="g", waits_for=3, leads=WAITS_IF_BAD)])
+        a, b, c = take(storage, owner)
+        assert storage.settle([outcome(a)], want(owner)).claims == []
+        assert ids(storage.settle([failure(b)], want(owner)).claims) == ["told"]
+        assert storage.settle([failure(c)], want(owner)).claims == []
+        assert record(storage, "body").state == FAILURE
+
+    def test_who_waits_for_a_failure_that_does_not_come_is_gone(self, storage: Storage, owner: Owner) -> None:
+        storage.put([message("a", group_id="g", position=0, leads=LEADS_IF_BAD)])
+        storage.put([message("told", after="g", waits_for=1, leads=WAITS_IF_BAD)])
+        assert storage.settle([outcome(take_one(storage, owner))], want(owner)).claims == []
+        assert storage.records(["told"]) == {}
+
+    def test_who_shows_the_cause_shows_what_the_member_failed_with(self, storage: Storage, owner: Owner) -> None:
+        storage.put([message("a", group_id="g", position=0, leads=LEADS_BY_GROUP)])
+        storage.put([message(id, after="g", waits_for=1, leads=leads) for id, leads in (("b", SHOWS_CAUSE), ("c", 0))])
+        bad = failure(take_one(storage, owner), group_failure=b'"of the group"')
+        storage.settle([bad])
+        assert [record(storage, id).result for id in "bc"] == [bad.result, b'"of the group"']
+
+    def test_a_group_that_is_lost_as_a_whole_fails_as_what_stands_before_it(
+        self, storage: Storage, owner: Owner
+    ) -> None:
+        """And who would be told of a member's failure is not."""
+        of_group = {"group_id": "g", "leads": LEADS_BY_GROUP | LEADS_IF_BAD | ENTERS}
+        storage.put([message("first", leads=LEADS_BY_ID), message("body", after="g", waits_for=2)])
+        storage.put([message(id, after="first", waits_for=1, position=at, **of_group) for at, id in enumerate("ab")])
+        storage.put([message("told", after="g", waits_for=2, leads=WAITS_IF_BAD)])
+        bad = failure(take_one(storage, owner), group_failure=b'"of the group"')
+        assert storage.settle([bad], want(owner)).claims == []
+        assert {record(storage, id).result for id in ("a", "b", "body")} == {bad.result}
+        assert storage.records(["told"]) == {}
 
     def test_those_behind_an_attempt_that_is_no_end_stay_held(self, storage: Storage, owner: Owner) -> None:
         storage.put([*chain("a", "b"), *chain("c", "d"), *chain("e", "f")])

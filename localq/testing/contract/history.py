@@ -22,7 +22,7 @@ from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Claim, Message, Outcome,
 from localq.revocation import rule_of_id
 from localq.states import ENDED, FAILURE, HELD, IGNORED, PENDING, READY, RETRY, REVOKED, SUCCESS, WAITING
 from localq.storage.base import Old, Storage
-from localq.storage.news import NEWS, news_of
+from localq.storage.news import KEPT, NEWS, news_of
 from localq.testing.clock import FakeClock
 from localq.testing.contract.words import by_hand, revoked
 
@@ -173,7 +173,7 @@ class Model:
             for each in self.behind(message, leads, key):
                 each.place, each.hold, each.state, each.result = ENDED, None, FAILURE, data
                 each.ended_at = item.ended_at
-                self.fail(each, data, data)
+                self.fail(each, data, group_result)
 
     def forget_old(self, ended_before: float, failed_before: float) -> int:
         """Drop what has had its time, but what feeds somebody who has not ended."""
@@ -357,9 +357,10 @@ class History(RuleBasedStateMachine):
             id = entry.key.split(":")[1]
             news = news_of(id, entry)
             assert news is not None
-            assert news.number == len(found.setdefault(id, [])) + 1
+            item = self.model.items[id]
+            assert news.number == max(0, len(item.told) - KEPT) + len(found.setdefault(id, [])) + 1
             found[id].append(news.state)
-        assert found == {id: list(item.told) for id, item in self.model.items.items() if item.told}
+        assert found == {id: list(item.told[-KEPT:]) for id, item in self.model.items.items() if item.told}
 
     @invariant()
     def the_failed_are_those_of_the_model(self) -> None:

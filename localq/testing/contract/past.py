@@ -6,7 +6,7 @@ from localq.message import LEADS_BY_ID, Outcome
 from localq.serialization import checksum
 from localq.states import ENDED, PENDING, RETRY
 from localq.storage.base import STEP, Forgotten, Old, Owner, Storage
-from localq.storage.news import NEWS, News, news_of
+from localq.storage.news import KEPT, NEWS, TRACEBACK_LIMIT, News, news_of
 from localq.testing.clock import FakeClock
 from localq.testing.contract.made import Made
 from localq.testing.contract.words import (
@@ -77,6 +77,33 @@ class PastContract(Made):
             ("MINE", None, None), (RETRY, b"{}", "at t"), (PENDING, None, None),
         ]  # fmt: skip
 
+    def test_of_many_states_the_last_ones_are_kept_in_order(self, storage: Storage, owner: Owner) -> None:
+        storage.put([message("a"), message("a:"), message("b")])
+        for number in range(KEPT + 20):
+            storage.update(0, 0, said("a", f"S{number}"))
+            storage.update(0, 0, said("a:", "MINE"))
+        storage.update(0, 0, said("b", "ONE"))
+        assert [(each.number, each.state) for each in told(storage, "a")] == [
+            (number + 1, f"S{number}") for number in range(20, KEPT + 20)
+        ]
+        assert (len(told(storage, "a:")), len(told(storage, "b"))) == (KEPT, 1)
+        storage.settle([outcome(claim) for claim in take(storage, owner)])
+        storage.forget(["a", "a:", "b"])
+        assert storage.entries(NEWS) == []
+
+    def test_retries_are_no_more_than_other_states(self, storage: Storage, owner: Owner) -> None:
+        storage.put([message("a")])
+        for number in range(KEPT + 5):
+            claim = take_one(storage, owner)
+            storage.settle([again(claim, claim.message._replace(retries=number + 1), traceback="x" * 50_000)])
+        found = told(storage, "a")
+        assert [each.number for each in found] == list(range(6, KEPT + 6))
+        for each in found:
+            assert each.traceback is not None
+            assert each.traceback.endswith("x" * TRACEBACK_LIMIT)
+            assert len(each.traceback) < TRACEBACK_LIMIT + 100
+        assert storage.records(["a"])["a"].traceback == "x" * 50_000
+
     def test_news_of_a_task_are_not_those_of_one_whose_id_begins_like_it(self, storage: Storage, owner: Owner) -> None:
         names = ["a", "a:", "a:0000000001", "a:b", "ü'%"]
         storage.put([message(id) for id in names])
@@ -117,6 +144,20 @@ class PastContract(Made):
         storage.settle([outcome(take_one(storage, owner))])
         storage.forget(["a"])
         assert storage.entries(NEWS) == []
+
+    def test_news_of_a_task_that_goes_from_owner_to_owner_are_in_order(
+        self, storage: Storage, owner: Owner, other: Owner
+    ) -> None:
+        storage.put([message("a")])
+        late = None
+        for turn, holder in enumerate([owner, other, owner]):
+            claim = take_one(storage, holder)
+            if late is not None:
+                assert not storage.update(late.seq, late.token, said("a", "LATE"))
+            storage.update(claim.seq, claim.token, said("a", f"STEP {turn}"))
+            storage.settle([again(claim, claim.message._replace(retries=turn + 1))])
+            late = claim
+        assert states_told(storage, "a") == ["STEP 0", RETRY, "STEP 1", RETRY, "STEP 2", RETRY]
 
     # -- what had its time ---------------------------------------------------------------------------
 

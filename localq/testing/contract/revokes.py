@@ -29,6 +29,7 @@ from localq.testing.contract.words import (
     revoked,
     take,
     take_one,
+    want,
 )
 
 
@@ -61,6 +62,24 @@ class RevokeContract(Made):
         assert not storage.update(0, 0, revoked("nobody"))
         assert (record(storage, "a").state, record(storage, "a").result) == (SUCCESS, b"1")
         assert storage.counts() == [Count("celery", ENDED, 1)]
+
+    def test_a_message_may_begin_to_exist_with_its_end(self, storage: Storage, owner: Owner) -> None:
+        columns = {"state": SUCCESS, "result": b"1", "traceback": "at t", "worker": "me@here", "children": "[]"}
+        end = revoked("a", again=message("a", queue="mine"), **columns)
+        assert storage.update(0, 0, end)
+        found = record(storage, "a")
+        assert (found.state, found.place, found.result, found.queue) == (SUCCESS, ENDED, b"1", "mine")
+        assert (found.traceback, found.worker, found.children) == ("at t", "me@here", "[]")
+        assert storage.counts() == [Count("mine", ENDED, 1)]
+        assert take(storage, owner, queues=["mine"]) == []
+
+    def test_a_message_that_is_known_does_not_end_as_a_new_one(self, storage: Storage, owner: Owner) -> None:
+        storage.put([message("a"), message("b")])
+        take_one(storage, owner)
+        for id in ("a", "b"):
+            assert not storage.update(0, 0, revoked(id, again=message(id)))
+        assert [record(storage, id).state for id in ("a", "b")] == [PENDING, PENDING]
+        assert storage.settle((), want(owner)).claims[0].message.id == "b"
 
     def test_those_behind_it_fail_with_it(self, storage: Storage, owner: Owner) -> None:
         storage.put([*chain("a", "b", "c"), *chord("g", "m", "n")])

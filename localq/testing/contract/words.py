@@ -55,7 +55,8 @@ def by_hand(message: Message, **columns: Any) -> Outcome:
 def revoked(id: str, **columns: Any) -> Outcome:
     """The end of a message that no owner has, when `update` is given it."""
     written = {"result": b"revoked", "content_type": "application/json", "checksum": checksum(b"revoked")}
-    return Outcome(0, 0, id, REVOKED, **{**written, "group_failure": b'"group"', "ended_at": clock.now(), **columns})
+    told = {"state": REVOKED, "group_failure": b'"group"', "ended_at": clock.now()}
+    return Outcome(0, 0, id, **{**written, **told, **columns})
 
 
 def want(owner: Owner, limit: int = 10, queues: Sequence[str] = ("celery",)) -> Want:
