@@ -6,7 +6,7 @@ itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 R = TypeVar("R")
@@ -68,3 +68,17 @@ class AwaitableGroup:
             await ended(kept, propagate, timeout)
         values: list[Any] = self._values(propagate, callback)
         return values
+
+    async def aas_completed(self, timeout: float | None = None) -> AsyncIterator[Any]:  # noqa: ASYNC109 - as above
+        """Yield the results of single tasks as they end, without blocking the event loop; see `as_completed`."""
+        open_ones = []
+        for each in self._read():
+            if each._is_eager or each._record is not None:
+                yield each
+            else:
+                open_ones.append(each)
+        if open_ones:
+            from localq.awaiting import as_ended  # it imports asyncio, and most processes run no coroutine
+
+            async for each in as_ended(open_ones, timeout):
+                yield each

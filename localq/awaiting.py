@@ -17,8 +17,9 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from localq import clock, states
@@ -27,6 +28,7 @@ from localq.exceptions import LocalqError, StoreBusy, StoreFull
 from localq.message import Record
 from localq.recovery import sweep
 from localq.storage.base import Bell
+from localq.waiting import timed_out
 from localq.whereabouts import lacking
 
 logger = logging.getLogger("localq.result")
@@ -100,6 +102,42 @@ async def ended(results: Sequence[Any], propagate: bool, timeout_s: float | None
                 return
     finally:
         waiter.drop(futures)
+
+
+async def as_ended(results: Sequence[Any], timeout_s: float | None) -> AsyncIterator[Any]:
+    """Yield results as they end; their records are theirs then.
+
+    Args:
+        results: handles on single tasks that have not ended, of one app.
+
+    Raises:
+        TimeoutError: the time is over.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout_s is None else loop.time() + timeout_s
+    waiter = _aside(results[0].backend).waiter(all(each._own for each in results))
+    found: asyncio.Queue[tuple[str, Future]] = asyncio.Queue()
+    open_ones = {each.id: each for each in results}
+    futures: dict[str, Future] = {id: loop.create_future() for id in open_ones}
+    for id, future in futures.items():
+        future.add_done_callback(partial(_queue, found, id))
+    waiter.add(futures)
+    try:
+        while open_ones:
+            left = None if deadline is None else max(0.0, deadline - loop.time())
+            try:
+                id, done = await asyncio.wait_for(found.get(), left)
+            except TimeoutError:
+                raise timed_out(next(iter(open_ones.values()))) from None
+            each = open_ones.pop(id)
+            each._record = done.result()
+            yield each
+    finally:
+        waiter.drop(futures)
+
+
+def _queue(found: asyncio.Queue[tuple[str, Future]], id: str, future: Future) -> None:
+    found.put_nowait((id, future))
 
 
 def _aside(backend: Backend) -> Aside:

@@ -15,7 +15,17 @@ from localq.backend import Backend, View
 from localq.context import check_may_wait, current_app, running
 from localq.control import RevocableGroup
 from localq.message import Record
-from localq.waiting import READ_AHEAD, Listener, Wait, has_ended, keep_promises, promised, refresh, timed_out
+from localq.waiting import (
+    FIRST_LOOK_S,
+    READ_AHEAD,
+    Listener,
+    Wait,
+    has_ended,
+    keep_promises,
+    promised,
+    refresh,
+    timed_out,
+)
 
 
 class ResultSet(AwaitableGroup, RevocableGroup, View):
@@ -206,6 +216,35 @@ class ResultSet(AwaitableGroup, RevocableGroup, View):
             left = [each for each in left if each not in found]
             yield from [(each.id, each.results if isinstance(each, ResultSet) else each._meta()) for each in found]
 
+    def as_completed(self, timeout: float | None = None) -> Iterator[Any]:
+        """Yield the results of the members as they end, well or badly, the earliest first.
+
+        Sleeps on a bell between them; what a member returned is `each.get()`. For a progress bar:
+        `tqdm(result.as_completed(), total=len(result))`; of a chord, it is `result.parent` that has the members.
+
+        Args:
+            timeout: seconds for all of them together.
+
+        Raises:
+            TimeoutError: the time is over; the tasks go on.
+            RuntimeError: this is inside a task, where waiting for others may block them.
+        """
+        if running.get() is not None:
+            check_may_wait()
+        deadline = None if timeout is None else clock.monotonic() + timeout
+        open_ones = list(self.results)
+        ended: list[Any] = []
+        while open_ones:
+            if not _take(open_ones, ended, self.backend):
+                waited = next(leaf for leaf in open_ones[0].leaves() if not has_ended(leaf))
+                left_s = None if deadline is None else deadline - clock.monotonic()
+                if left_s is not None and left_s <= 0:
+                    raise timed_out(waited)
+                own = all(leaf._own for each in open_ones for leaf in each.leaves())
+                Wait(self.backend, own, left_s, None, waited).until(lambda _: _take(open_ones, ended, self.backend))
+            yield from ended
+            ended.clear()
+
     def then(self, callback: Callable[[Any], Any], on_error: Any = None, weak: bool = False) -> Self:
         """Call something with this set once all have ended; see `AsyncResult.then`."""
         promised(self, callback, on_error, weak)
@@ -375,6 +414,25 @@ class _Story:
             if self._propagate and first._record.state in states.PROPAGATE_STATES:
                 return True
         return not self._left
+
+
+def _take(open_ones: list[Any], ended: list[Any], backend: Backend) -> bool:
+    """Move those that have ended from one list into another, the earliest first; returns whether any has."""
+    started = clock.monotonic()
+    refresh(backend, [leaf for each in open_ones for leaf in each.leaves()])
+    found = [each for each in open_ones if all(map(has_ended, each.leaves()))]
+    if found:
+        ended += sorted(found, key=_ended_at)
+        gone = {id(each) for each in found}
+        open_ones[:] = [each for each in open_ones if id(each) not in gone]
+    elif len(open_ones) > READ_AHEAD:
+        # A look at ten thousand takes a while; it must not be all that this process does.
+        clock.sleep(min(clock.monotonic() - started, FIRST_LOOK_S))
+    return bool(found)
+
+
+def _ended_at(result: Any) -> float:
+    return max((leaf._record.ended_at or 0.0 for leaf in result.leaves() if leaf._record is not None), default=0.0)
 
 
 def _backend_of(result: Any) -> Any:

@@ -24,11 +24,12 @@ from localq.context import check_may_wait, current_app, running
 from localq.context import denied_join_result as denied_join_result  # noqa: PLC0414 - where Celery has it
 from localq.control import REVOKED, RevocableTask
 from localq.exceptions import IncompleteStream, RetryRefused, TaskRevokedError, TimeoutError, UnknownTask
-from localq.graph import DependencyGraph
+from localq.graph import DependencyGraph, GraphFormatter
 from localq.groups import GroupResult, ResultSet
 from localq.message import Record
 from localq.meta import call_of, meta_of, pending
 from localq.recovery import sweep
+from localq.sequel import next_of
 from localq.serialization import value_of
 from localq.storage.base import Bell
 from localq.storage.news import News
@@ -171,9 +172,16 @@ class AsyncResult(AwaitableResult[R], RevocableTask, View):
 
     @property
     def children(self) -> list[Any] | None:
-        """The results of its callbacks, and of what it has sent itself; None as long as there are none."""
+        """The results of its callbacks, of what it has sent itself, and of the step behind it in its chain.
+
+        None as long as there are none; the last two once it has ended, and that step if it has ended well.
+        """
         found = self._look()
-        return [self.app.result_of(each) for each in json.loads(found.children)] if found and found.children else None
+        known = json.loads(found.children) if found and found.children else []
+        if found and found.ended and found.state in states.GOOD_STATES:
+            sequel = next_of(self.backend.storage, self.id, known)
+            known += [] if sequel is None else [sequel]
+        return [self.app.result_of(each) for each in known] or None
 
     def exists(self) -> bool:
         """Whether the store knows this id: queued, running, or ended and not forgotten."""
@@ -360,7 +368,7 @@ class AsyncResult(AwaitableResult[R], RevocableTask, View):
 
     def build_graph(self, intermediate: bool = False, formatter: Any = None) -> DependencyGraph:
         """Return the graph of this one and all that came of it; `to_dot` draws it. Raises as `iterdeps`."""
-        graph = DependencyGraph(formatter=formatter)
+        graph = DependencyGraph(formatter=formatter or GraphFormatter(root=self.id, shape="oval"))
         for parent, node in self.iterdeps(intermediate):
             graph.add_arc(node)
             if parent is not None:

@@ -31,8 +31,8 @@ FLOORS = (
     ("store", "storage"),
     (
         "acts",
-        """backend recovery dead whereabouts remainder meta resultstore waiting graph groups result announcement
-        errbacks awaitable awaiting executor eager publisher control broker""",
+        """backend recovery dead whereabouts remainder sequel meta resultstore waiting graph groups result announcement
+        errbacks awaitable awaiting executor eager publisher control broker outline drawing""",
     ),
     ("users", "task makers tasks loader report parts registrar app"),
     ("worker", "worker"),
@@ -52,7 +52,7 @@ LATE = {
     ("executor", "localq.awaiting"): "it imports asyncio: 40 ms, for whoever runs coroutine tasks in eager mode",
     ("app", "localq.awaiting"): "the same, for `adelay`",
     ("tasks", "localq.awaiting"): "the same, for `map` of a coroutine task",
-    ("awaitable", "localq.awaiting"): "the same, for `aget`",
+    ("awaitable", "localq.awaiting"): "the same, for `aget` and `aas_completed`",
     ("worker.child", "localq.worker.coroutines"): "the same, for a child that meets its first coroutine task",
     ("task", "import_module"): "an unpickled task is looked up in the module that made it",
     ("cli.main", "import_module"): "start-up: --help does not import the commands",

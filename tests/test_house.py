@@ -27,8 +27,8 @@ FLOORS = (
     signatures maps workflows canvas plan log current annotations revocation parameters retries models wrapping
     tracebacks coroutines""",
     "storage",
-    """recovery dead whereabouts remainder meta resultstore waiting graph groups awaitable awaiting result announcement
-    errbacks executor publisher backend eager broker""",
+    """recovery dead whereabouts remainder sequel meta resultstore waiting graph groups awaitable awaiting result
+    announcement errbacks executor publisher backend eager broker""",
     "task makers tasks loader report parts registrar app",
     "worker",
 )

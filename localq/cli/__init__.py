@@ -4,6 +4,7 @@
     worker.py   localq worker
     report.py   localq report
     task.py     localq task show, localq task retry
+    graph.py    localq graph
     finder.py   which app is meant
     errors.py   how mistakes are said
 

@@ -19,12 +19,12 @@ from localq.registry import nearest
 #: Command -> module that has it; imported when it is asked for, so that `--help` stays quick.
 COMMANDS = {
     "worker": "localq.cli.worker", "status": "localq.cli.status", "task": "localq.cli.task",
-    "report": "localq.cli.report",
+    "graph": "localq.cli.graph", "report": "localq.cli.report",
 }  # fmt: skip
 
 #: Celery's commands that are not here yet.
 LATER = (
-    "amqp", "beat", "call", "control", "events", "graph", "inspect", "list", "logtool", "migrate", "multi", "purge",
+    "amqp", "beat", "call", "control", "events", "inspect", "list", "logtool", "migrate", "multi", "purge",
     "result", "shell", "upgrade",
 )  # fmt: skip
 

@@ -334,11 +334,13 @@ class Storage(Protocol):
         hold: str | None = None,
         whole: bool = False,
         stamped_after: int | None = None,
+        follows: str | None = None,
+        start: int | None = None,
     ) -> dict[str, Record]:
         """Return how these tasks stand, by id; unknown ids are absent.
 
         Args:
-            ids: these tasks; only one of these arguments but `whole` is given.
+            ids: these tasks; only one of these arguments but `whole` and `start` is given.
             group_id: the members of that group, in the order of their positions.
             failed_after: those that ended in FAILURE, in order of arrival from behind this `seq`, the first
                 STEP of them. Found by an index that has nothing but them.
@@ -346,6 +348,9 @@ class Storage(Protocol):
             whole: with `seq`, `redeliveries` and `message`; without, reading costs less.
             stamped_after: those that have stamps and have not ended, in order of arrival from behind this `seq`, the
                 first STEP of them.
+            follows: those that wait, or waited, for this end (a message's id, or a group's), in order of arrival, the
+                first STEP of them.
+            start: with `group_id`, from this position on; with `follows`, from this `seq` on; the first STEP of them.
         """
 
     def estate(self, owner: str, recalled: int | None = None) -> Estate:

@@ -58,8 +58,10 @@ def indexes_of(row: Row | None) -> set[tuple[str, Order]]:
         found.add(("ended", (0.0, row.seq)))
         if row.state == FAILURE:
             found.add(("failed", (0.0, row.seq)))
-    if message.after is not None and row.place != ENDED:
-        found.add((f"behind:{message.after}", (0.0, row.seq)))
+    if message.after is not None:
+        found.add((f"followers:{message.after}", (0.0, row.seq)))
+        if row.place != ENDED:
+            found.add((f"behind:{message.after}", (0.0, row.seq)))
     if message.group_id is not None:
         found.add((f"group:{message.group_id}", (message.position or 0, row.seq)))
     return found

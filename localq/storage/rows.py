@@ -13,7 +13,7 @@ Every place is an index; a row stands in the one of its place:
 and in these beside it:
 
     failed           (0, seq)              group:<id>     (position, seq)
-                                           behind:<id>    (0, seq), until it has ended
+    followers:<id>   (0, seq)              behind:<id>    (0, seq), until it has ended
 
 Must not know how rows are kept, what makes a transaction atomic, or how a sleeper is woken.
 """
@@ -213,9 +213,13 @@ class Transaction:
         hold: str | None,
         whole: bool,
         stamped_after: int | None,
+        follows: str | None,
+        start: int | None,
     ) -> dict[str, Record]:
         if group_id is not None:
-            rows = self.rows(f"group:{group_id}")
+            rows = self.rows(f"group:{group_id}", *(() if start is None else (STEP, (float(start), 0))))
+        elif follows is not None:
+            rows = self.rows(f"followers:{follows}", STEP, (0.0, start or 0))
         elif failed_after is not None:
             rows = self.rows("failed", STEP, (0.0, failed_after + 1))
         elif hold is not None:
@@ -471,9 +475,13 @@ class RowStorage(ABC):
         hold: str | None = None,
         whole: bool = False,
         stamped_after: int | None = None,
+        follows: str | None = None,
+        start: int | None = None,
     ) -> dict[str, Record]:
         return self._run(
-            lambda transaction: transaction.records(ids, group_id, failed_after, hold, whole, stamped_after)
+            lambda transaction: transaction.records(
+                ids, group_id, failed_after, hold, whole, stamped_after, follows, start
+            )
         )
 
     def estate(self, owner: str, recalled: int | None = None) -> Estate:

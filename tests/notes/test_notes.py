@@ -36,7 +36,6 @@ LIMIT_S = 20
 
 #: Blocks of later issues, by that line, and what will bring them.
 LATER = {
-    "res = chain(add.s(4, 4), mul.s(8), mul.s(10))()": "canvas: the graph of results",
     "sig1 = add.si(2, 2)": "canvas: stamping",
 }
 RUN: list[str] = []
@@ -232,6 +231,25 @@ def test_routing(block, named, app, worker):
     routed = named["add"].delay(1, 1)
     with worker(queues=["hipri"]):
         assert (sent.get(LIMIT_S), routed.get(LIMIT_S)) == (4, 2)
+
+
+@runs("res = chain(add.s(4, 4), mul.s(8), mul.s(10))()")
+@pytest.mark.row("F256", "X15")
+def test_the_graph_of_a_chain(block, named, worker):
+    sent, asked = parts(block, "res.parent")
+    with worker():
+        ran(sent, named)
+        assert named["res"].get(LIMIT_S) == 640
+        (graph,) = ran(asked, named)
+    middle = named["res"].parent
+    last, first = named["res"].id, middle.parent.id
+    # As in the notes, but for the order of the lines and the indentation, which is Celery's own (X15).
+    assert repr(graph).splitlines() == [
+        f"{first}(2)", f"     {middle}(1)", f"          {last}(0)",
+        f"{middle}(1)", f"     {last}(0)",
+        f"{last}(0)",
+    ]  # fmt: skip
+    assert repr(named["res"].graph) == f"{last}(0)"
 
 
 # -- Tasks ---------------------------------------------------------------------------------------

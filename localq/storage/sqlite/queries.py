@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from localq.storage.base import STEP
 
 HERE = Path(__file__).parent
 
@@ -56,6 +61,28 @@ def claim_chosen() -> str:
 def candidates(queues: int) -> str:
     """Return the statement that reads what a claim of so many queues may choose from."""
     return _of_queues("candidates", queues)
+
+
+def reading(
+    ids: Sequence[str],
+    group_id: str | None,
+    failed_after: int | None,
+    hold: str | None,
+    stamped_after: int | None,
+    follows: str | None,
+    start: int | None,
+) -> tuple[str, tuple[Any, ...]]:
+    """Return the name of the statement that `Storage.records` needs, and its values."""
+    if len(ids) == 1:
+        return "record", (ids[0],)
+    if group_id is not None:
+        return ("members", (group_id,)) if start is None else ("members_from", (group_id, start, STEP))
+    if follows is not None:
+        return "followers", (follows, start or 0, STEP)
+    for name, key in (("failed", failed_after), ("stamped", stamped_after), ("held", hold)):
+        if key is not None:
+            return name, (key, STEP)
+    return "records", (json.dumps(list(ids)),)
 
 
 def _asking(text: str) -> str:

@@ -253,6 +253,14 @@ select {record} from messages where id in (select value from json_each(?));
 -- name: members
 select {record} from messages where group_id = ? order by position;
 
+-- name: members_from
+-- The same, a step at a time.
+select {record} from messages where group_id = ? and position >= ? order by position, seq limit ?;
+
+-- name: followers
+-- Those that wait, or waited, for this end; a step at a time.
+select {record} from messages where after = ? and seq >= ? order by seq limit ?;
+
 -- name: failed
 -- The dead list, a step at a time. INDEXED BY, because without statistics SQLite would walk through all messages.
 select {record} from messages indexed by messages_failed

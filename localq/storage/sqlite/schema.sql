@@ -65,9 +65,10 @@ create index messages_members on messages (group_id, position) where group_id is
 -- The dead list. A message that ended well is never in it, so it costs success nothing.
 create index messages_failed on messages (seq) where place = 'ended' and state = 'FAILURE';
 
--- Those that are fed by another's result, or will be: it is not forgotten before they have ended. Only steps of
--- workflows are in it.
-create index messages_behind on messages (after) where after is not null and place <> 'ended';
+-- Those that are fed by another's result, or were: it is not forgotten before they have ended, and a workflow can be
+-- drawn from any of its steps, then too. Only steps of workflows are in it. Not without those that have ended: an end
+-- would have to take its own out of it.
+create index messages_followers on messages (after) where after is not null;
 
 -- Keys with a value and an expiry: worker registry and whatever else is small and named.
 create table entries (

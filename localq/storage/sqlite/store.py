@@ -33,7 +33,7 @@ from localq.storage.owners import LockedOwner, Owners
 from localq.storage.sqlite.claims import as_claim, claim, claim_in_turn, free
 from localq.storage.sqlite.claims import turns as next_turn
 from localq.storage.sqlite.delivery import Columns, put_all, put_one, wake
-from localq.storage.sqlite.queries import query
+from localq.storage.sqlite.queries import query, reading
 from localq.storage.sqlite.queries import whole as whole_query
 from localq.storage.sqlite.session import Gone, Session
 from localq.storage.sqlite.settlement import Settlement, place_of
@@ -376,20 +376,11 @@ class SqliteStorage:
         hold: str | None = None,
         whole: bool = False,
         stamped_after: int | None = None,
+        follows: str | None = None,
+        start: int | None = None,
     ) -> dict[str, Record]:
-        select = whole_query if whole else query
-        if group_id is not None:
-            rows = self._read(select("members"), group_id)
-        elif failed_after is not None:
-            rows = self._read(select("failed"), failed_after, STEP)
-        elif stamped_after is not None:
-            rows = self._read(select("stamped"), stamped_after, STEP)
-        elif hold is not None:
-            rows = self._read(select("held"), hold, STEP)
-        elif len(ids) == 1:
-            rows = self._read(select("record"), ids[0])
-        else:
-            rows = self._read(select("records"), json.dumps(list(ids)))
+        name, values = reading(ids, group_id, failed_after, hold, stamped_after, follows, start)
+        rows = self._read(whole_query(name) if whole else query(name), *values)
         found = {row[0]: _whole_record(row) if whole else Record(*row) for row in rows}
         if self._full and any(record.ended for record in found.values()):
             # An end that was read must not be undone by a power cut: its writer may not have synced it yet.

@@ -16,7 +16,7 @@ from localq.message import (
 )
 from localq.serialization import checksum
 from localq.states import ENDED, FAILURE, HELD, IGNORED, REVOKED, SUCCESS, WAITING
-from localq.storage.base import DUE_BELL, Count, Owner, Storage
+from localq.storage.base import DUE_BELL, STEP, Count, Owner, Storage
 from localq.testing.clock import FakeClock
 from localq.testing.contract.made import Made
 from localq.testing.contract.words import (
@@ -90,6 +90,30 @@ class FollowerContract(Made):
         storage.put([message("c", after="g", waits_for=1)])
         storage.settle([outcome(take_one(storage, owner))])
         assert places(storage, "b", "c") == [HELD, HELD]
+
+    def test_who_follows_is_known_before_and_after_the_end(self, storage: Storage, owner: Owner) -> None:
+        storage.put([*chain("a", "b", "c"), *chord("g", "m", "n"), message("beside", after="a", waits_for=1)])
+        for _ in range(2):
+            assert list(storage.records(follows="a")) == ["b", "beside"]
+            assert list(storage.records(follows="g")) == ["body"]
+            assert storage.records(follows="body") == storage.records(follows="nobody") == {}
+            found = storage.records(follows="b", whole=True)["c"].message
+            assert found is not None
+            assert found.after == "b"
+            while claims := take(storage, owner):
+                storage.settle([outcome(claim) for claim in claims])
+        assert places(storage, "b", "c", "body") == [ENDED] * 3
+
+    def test_followers_and_members_are_read_a_step_at_a_time(self, storage: Storage) -> None:
+        many = [message(f"{at:04}", after="a", waits_for=1, group_id="g", position=at) for at in range(STEP + 5)]
+        storage.put([message("a", leads=LEADS_BY_ID), *many])
+        names = [each.id for each in many]
+        first = storage.records(follows="a", whole=True)
+        assert list(first) == names[:STEP]
+        assert list(storage.records(follows="a", start=first[names[STEP - 1]].seq + 1)) == names[STEP:]
+        assert list(storage.records(group_id="g")) == names
+        assert list(storage.records(group_id="g", start=0)) == names[:STEP]
+        assert list(storage.records(group_id="g", start=STEP - 1)) == names[STEP - 1 :]
 
     @pytest.mark.parametrize("state", [FAILURE, REVOKED])
     def test_those_behind_a_bad_end_fail_with_it(self, storage: Storage, owner: Owner, state: str) -> None:
