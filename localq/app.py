@@ -350,11 +350,11 @@ class LocalQ(Registrar, Parts):
         tasks = self.tasks
         return tasks.get(name) or tasks.aliases.get(name)
 
-    def _result_of(self, node: Node, handles: Mapping[str, Any]) -> Any:
-        """Build the caller's view of a workflow, from its first part to its last."""
+    def _result_of(self, node: Node, handles: Mapping[str, Any], above: Node | None = None) -> Any:
+        """Build the caller's view of a workflow, from its first part, or from below `above`, to its last."""
         path: list[Node] = []
         at: Node | None = node
-        while at is not None:
+        while at is not None and at is not above:
             path.append(at)
             at = at.parent
         parent: Any = None
@@ -363,7 +363,8 @@ class LocalQ(Registrar, Parts):
                 found = handles[part.id]
                 found.parent = parent
             else:
-                members = [self._result_of(_cut(member, part.parent), handles) for member in part.members]
+                # What stands above the whole group is the group's parent, not its members'.
+                members = [self._result_of(member, handles, part.parent) for member in part.members]
                 found = GroupResult(part.id, members, parent, self.backend)
             parent = found
         return parent
@@ -452,20 +453,6 @@ def _caller() -> tuple[str | None, str | None]:
     if name == "__main__":
         name = spec.name if spec is not None else None  # python -m shop.app; a script has none
     return (os.path.abspath(file), name) if os.path.isfile(file) else (None, None)
-
-
-def _cut(node: Node, above: Node | None) -> Node:
-    """A member's own part of the path: what stands above the whole group is the group's parent, not its."""
-    chain: list[Node] = []
-    at: Node | None = node
-    while at is not None and at is not above:
-        chain.append(at)
-        at = at.parent
-    parent: Node | None = None
-    for each in reversed(chain):
-        parent = Node(each.id, parent, each.members, each.ends)
-    assert parent is not None
-    return parent
 
 
 def _start_children_afresh() -> None:

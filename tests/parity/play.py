@@ -21,7 +21,12 @@ from types import ModuleType
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE / "programs"), str(HERE / "packages"), str(HERE), str(HERE.parent)]
+sys.path[:0] = [
+    *(str(HERE / name) for name in ("programs", "packages")),
+    str(HERE),
+    str(HERE.parent / "canvas"),
+    str(HERE.parent),
+]
 
 import celery_names  # noqa: E402
 import observing  # noqa: E402

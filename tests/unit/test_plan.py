@@ -296,3 +296,10 @@ def test_chunks_are_a_group_of_few_messages_and_keep_their_ids():
     assert [part.kwargs["it"] for part in parts] == [[(0,), (1,)], [(2,), (3,)], [(4,)]]
     frozen = sig.freeze()
     assert sig.apply_async().as_tuple() == frozen.as_tuple()
+
+
+def test_a_result_names_each_step_once_however_many_groups_stand_in_a_row_within_a_group():
+    """A member's steps end where its group begins: what stands before that is the group's parent, not each member's."""
+    flow = group([chain(*[group([note.s(), note.s()]) for _ in range(30)]), note.s()])
+    text = json.dumps(flow.freeze().as_tuple())
+    assert len(text) < 40 * 3 * 30 * 3
