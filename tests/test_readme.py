@@ -26,8 +26,6 @@ from localq.recovery import EARLY, LATE, LATE_REJECT, MAX_REDELIVERIES, RETRY, M
 from localq.storage.base import Estate, Started
 from localq.worker import supervisor
 
-pytestmark = pytest.mark.xdist_group("readme")  # its commands run in order, beside one worker
-
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -8,8 +8,6 @@ from functools import cache
 import pytest
 import rows
 
-pytestmark = pytest.mark.xdist_group("rows")  # what is found is found once
-
 
 @pytest.fixture(scope="module")
 def found():

@@ -28,10 +28,7 @@ A, B, C = map(Call, "abc")
 FAILS = Call("f", "fails")
 
 # Those of NOT_COMPARED warn.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::localq.exceptions.LocalqWarning"),
-    pytest.mark.xdist_group("canvas"),  # one worker for all
-]
+pytestmark = pytest.mark.filterwarnings("ignore::localq.exceptions.LocalqWarning")
 
 #: Features that are not drawn yet: (feature, the smallest workflow that shows it, what happens instead).
 NOT_DRAWN = (("replacing", Call("t", becomes=Call("x")), "there is no Task.replace yet"),)

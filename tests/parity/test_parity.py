@@ -20,11 +20,6 @@ import stage
 PYTHON = os.environ.get("PARITY_PYTHON", sys.executable)
 
 
-def group_of(subject: str) -> pytest.MarkDecorator:
-    """Have a subject's tests share one run of its program, however many processes run the tests."""
-    return pytest.mark.xdist_group(f"parity-{subject}")
-
-
 RECORDED = [
     pytest.param(subject, name, id=f"{subject}-{name}", marks=[pytest.mark.row(*shown["rows"]), group_of(subject)])
     for subject in stage.SUBJECTS
@@ -46,7 +41,7 @@ def test_localq_answers_as_celery_does(subject, name, played):
     assert answer == (differs["localq"] if differs else stage.expected(subject)[name]["answer"])
 
 
-@pytest.mark.parametrize("subject", [pytest.param(each, marks=group_of(each)) for each in stage.SUBJECTS])
+@pytest.mark.parametrize("subject", stage.SUBJECTS)
 def test_every_observation_is_recorded_with_its_rows(subject, played):
     recorded = stage.expected(subject)
     assert {name: shown["rows"] for name, shown in played(subject).items()} == {
