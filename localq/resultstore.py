@@ -113,6 +113,7 @@ class ResultStore:
             The result.
 
         Raises:
+            TypeError: the state is no text.
             ValueError: a state that stands for an exception is given something else.
             EncodeError: the result cannot be written.
         """
@@ -125,8 +126,13 @@ class ResultStore:
         """Write a state and its data as an outcome that ends nothing.
 
         Raises:
-            ValueError, EncodeError: as `store_result`.
+            TypeError, ValueError, EncodeError: as `store_result`.
         """
+        if not isinstance(state, str):
+            raise TypeError(
+                f"the state of task {id!r} is {state!r}: expected text. The first argument is a task's id: "
+                "update_state(state=..., meta=...) is of the running one"
+            )
         if isinstance(value, BaseException):
             value = exception_data(value)
         elif state in EXCEPTION_STATES and not _is_exception(value):
