@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from localq.waiting import Listener
+
 R = TypeVar("R")
 
 
@@ -28,8 +30,11 @@ class AwaitableResult(Generic[R]):
         propagate: bool = True,
         follow_parents: bool = True,
         callback: Callable[[str, Any], Any] | None = None,
+        on_message: Callable[[dict[str, Any]], Any] | None = None,
     ) -> R:
         """Wait for the end of the task without blocking the event loop, and return its value; see `get`.
+
+        What `on_message` is told it is told in the event loop, a tenth of a second later at most.
 
         Allowed inside a task, whose place in its child stays taken meanwhile: if `worker_async_concurrency` tasks of
         every child wait for others in the same queues, none of them goes on.
@@ -40,10 +45,17 @@ class AwaitableResult(Generic[R]):
             Exception: what the task raised.
         """
         if not self.ignored and not self.ready() and not self._is_refused():
-            from localq.awaiting import ended  # it imports asyncio, and most processes run no coroutine
+            from localq.awaiting import ended, heard  # it imports asyncio, and most processes run no coroutine
 
-            await ended([self], propagate, timeout)
-        value: R = self.get(0, propagate, follow_parents=follow_parents, callback=callback, disable_sync_subtasks=False)
+            if on_message is None:
+                await ended([self], propagate, timeout)
+            else:
+                await heard([self], Listener(self, on_message), propagate, timeout)
+                on_message = None
+        value: R = self.get(
+            0, propagate, follow_parents=follow_parents, callback=callback, on_message=on_message,
+            disable_sync_subtasks=False,
+        )  # fmt: skip
         return value
 
 
@@ -52,6 +64,7 @@ class AwaitableGroup:
 
     if TYPE_CHECKING:  # what it needs of the rest
         _read: Any
+        _story: Any
         _values: Any
 
     async def aget(
@@ -59,13 +72,17 @@ class AwaitableGroup:
         timeout: float | None = None,  # noqa: ASYNC109 - as `get` has it
         propagate: bool = True,
         callback: Callable[[str, Any], Any] | None = None,
+        on_message: Callable[[dict[str, Any]], Any] | None = None,
     ) -> list[Any]:
         """Wait for all members without blocking the event loop; see `get`, and `AsyncResult.aget`."""
         kept = [each for each in self._read() if not each.ignored and not each._is_eager]
-        if any(each._record is None for each in kept):
-            from localq.awaiting import ended  # it imports asyncio, and most processes run no coroutine
+        if any(each._record is None for each in kept) or (on_message is not None and kept):
+            from localq.awaiting import ended, heard  # it imports asyncio, and most processes run no coroutine
 
-            await ended(kept, propagate, timeout)
+            if on_message is None:
+                await ended(kept, propagate, timeout)
+            else:
+                await heard(kept, self._story(kept[::-1], propagate, on_message), propagate, timeout)
         values: list[Any] = self._values(propagate, callback)
         return values
 

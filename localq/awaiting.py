@@ -43,6 +43,8 @@ FIRST_LOOK_S, LONGEST_LOOK_S = 0.05, 1.0
 MANY = 50
 #: Seconds between two sweeps of a quiet wait, and before it asks whether there is any worker at all.
 PATIENCE_S = 2.0
+#: Seconds between two looks at what tasks say before their ends, for those who listen.
+LISTEN_S = 0.1
 #: Seconds for which the thread stays when nobody waits.
 LINGER_S = 5.0
 #: Seconds that threads have to end.
@@ -138,6 +140,17 @@ async def as_ended(results: Sequence[Any], timeout_s: float | None) -> AsyncIter
 
 def _queue(found: asyncio.Queue[tuple[str, Future]], id: str, future: Future) -> None:
     found.put_nowait((id, future))
+
+
+async def heard(results: Sequence[Any], look: Callable[[], bool], propagate: bool, timeout_s: float | None) -> None:
+    """Wait like `ended`, and look now and then, in the loop: `look` tells what is new, and whether that was all."""
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout_s is None else loop.time() + timeout_s
+    while not look():
+        left = LISTEN_S if deadline is None else min(LISTEN_S, deadline - loop.time())
+        if left <= 0:
+            return
+        await ended(results, propagate, left)
 
 
 def _aside(backend: Backend) -> Aside:

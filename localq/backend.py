@@ -187,6 +187,14 @@ class View:
         """The app whose store is looked into; None if no store is."""
         return getattr(getattr(self, "backend", None), "app", None)
 
+    def as_tuple(self) -> Any:
+        """Return the ids in it, as `result_from_tuple` reads them; what a task that returns it has returned.
+
+        Raises:
+            TypeError: it has no id of its own.
+        """
+        raise TypeError(f"{self!r} has no id: return a GroupResult, or the ids of its members")
+
     def __reduce__(self) -> Any:
         return _view, (type(self), {keyword: getattr(self, name) for keyword, name in self._kept.items()})
 

@@ -92,7 +92,8 @@ class Eager:
             outcome.content_type, outcome.checksum, outcome.traceback, None, None, outcome.ended_at,
             message.retries, message.queue, None, None, message.ignore_result, None,
         )  # fmt: skip
-        return EagerResult(message.id, value_of(record, self._conf), record.state, outcome.traceback, message.name)
+        value = value_of(record, self._conf, is_here=True)
+        return EagerResult(message.id, value, record.state, outcome.traceback, message.name)
 
 
 class Flow:

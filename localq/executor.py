@@ -19,10 +19,12 @@ from types import CoroutineType
 from typing import Any, NamedTuple, Protocol
 
 from localq import clock, errbacks, signals, states
+from localq.backend import View
 from localq.context import ClaimContext, Context, Running, current_app, headers_of, running, shown_name
 from localq.exceptions import (
     ChordError,
     DecodeError,
+    EncodeError,
     Ignore,
     LocalqError,
     NotRegistered,
@@ -214,7 +216,13 @@ class Executor:
             return Outcome(
                 claim.seq, claim.token, m.id, states.IGNORED, True, ended_at=clock.now(), reply_to=m.reply_to
             )
-        data, content_type = encode(value, self._serializer, "the result")
+        try:
+            data, content_type = encode(value, self._serializer, "the result")
+        except EncodeError:
+            if not isinstance(value, View):
+                raise
+            # A task that returns a handle on others: its ids, as in Celery.
+            data, content_type = encode(value.as_tuple(), self._serializer, "the result")
         children = _children(request, m)
         return Outcome(
             claim.seq, claim.token, m.id, states.SUCCESS, True, None, 0, data, content_type, checksum(data), None,

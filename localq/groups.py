@@ -177,9 +177,13 @@ class ResultSet(AwaitableGroup, RevocableGroup, View):
             return
         own = all(each._own for each in left)
         front = _Front(self.backend.storage, left, propagate)
-        look = front if on_message is None else _Story(self.backend.storage, left, propagate, on_message)
+        look = front if on_message is None else self._story(left, propagate, on_message)
         if not look():
-            Wait(self.backend, own, timeout, on_interval, left[-1]).until(look)
+            Wait(self.backend, own, timeout, on_interval, left).until(look)
+
+    def _story(self, left: list[Any], propagate: bool, tell: Callable[[dict[str, Any]], Any]) -> _Story:
+        """Return what tells the states of members; with those that have ended taken out of `left`, from its end."""
+        return _Story(self.backend.storage, left, propagate, tell)
 
     def iter_native(
         self,
@@ -370,7 +374,11 @@ class Groups:
 
 
 class _Front:
-    """Looks at the first members that have not ended: one row while it runs, many once it has ended."""
+    """Looks at the first members that have not ended: one row while it runs, many once it has ended.
+
+    Args:
+        left: the members, last first; those that have ended are taken out.
+    """
 
     def __init__(self, storage: Any, left: list[Any], propagate: bool) -> None:
         self._storage, self._left, self._propagate = storage, left, propagate
@@ -394,10 +402,14 @@ class _Front:
 
 
 class _Story:
-    """Tells the states of many members; reads in full only those that stand otherwise than at the last look."""
+    """Tells the states of many members; reads in full only those that stand otherwise than at the last look.
+
+    Args:
+        left: as of `_Front`.
+    """
 
     def __init__(self, storage: Any, left: list[Any], propagate: bool, tell: Any) -> None:
-        self._storage, self._left, self._propagate = storage, left[::-1], propagate
+        self._storage, self._left, self._propagate = storage, left, propagate
         self._listeners = {each.id: Listener(each, tell) for each in left}
         self._seen: dict[str, Record] = {}
 
@@ -409,8 +421,8 @@ class _Story:
                     self._seen[id] = record
                     if self._listeners[id]():
                         del self._listeners[id]
-        while self._left and has_ended(self._left[0]):
-            first = self._left.pop(0)
+        while self._left and has_ended(self._left[-1]):
+            first = self._left.pop()
             if self._propagate and first._record.state in states.PROPAGATE_STATES:
                 return True
         return not self._left

@@ -19,7 +19,7 @@ from typing import Any
 from localq.exceptions import ImproperlyConfigured
 
 try:
-    from pydantic import BaseModel, ValidationError
+    from pydantic import BaseModel
 except ModuleNotFoundError as missing:
     raise ImproperlyConfigured(
         "a task says pydantic=True, and pydantic is not installed: pip install 'localq[pydantic]'"
@@ -112,11 +112,7 @@ class Models:
 
     def _made(self, name: str, value: Any) -> Any:
         kind: Any = self._models[name][0]
-        try:
-            return kind.model_validate(value, strict=bool(self._task.pydantic_strict), context=self._context)
-        except ValidationError as exc:
-            exc.add_note(str(exc))  # its words are in no argument, so that of the rest nothing reaches the caller
-            raise
+        return kind.model_validate(value, strict=bool(self._task.pydantic_strict), context=self._context)
 
     def _data(self, name: str | None, value: Any) -> Any:
         """Write a model as data if it comes out of it again as it was; another is the serializer's affair."""

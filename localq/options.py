@@ -28,6 +28,12 @@ REQUEST = "localq.worker.request:Request"
 _ALIKE = 0.7
 #: ... and where those of the user's own classes stand beside it.
 _VERY_ALIKE = 0.8
+#: What other task queues call some of ours.
+_ELSEWHERE = {
+    "exponential_backoff": "retry_backoff", "min_backoff": "default_retry_delay", "max_backoff": "retry_backoff_max",
+    "retry_delay": "default_retry_delay", "retries": "max_retries", "max_age": "expires", "queue_name": "queue",
+    "job_timeout": "time_limit",
+}  # fmt: skip
 #: What decorators take besides a task's options; words as short as these need a closer look (`kind` is no `bind`).
 _OF_DECORATORS = ("bind", "base", "lazy", "shared", "filter")
 _SHORT_ALIKE = 0.85
@@ -103,6 +109,16 @@ def _rate(value: str | float) -> str:
     except ValueError:
         return f"expected {rates.FORMS}"
     return ""
+
+
+def fault_of_limits(hard: float | None, soft: float | None) -> str:
+    """Say why two time limits cannot both hold; empty if they can."""
+    if not hard or not soft or soft <= hard:
+        return ""
+    return (
+        f"soft_time_limit ({soft}) must be less than or equal to time_limit ({hard}): "
+        "a task is told before it is stopped"
+    )
 
 
 def _classes(value: Any) -> str:
@@ -302,6 +318,9 @@ def check_task(name: str, attributes: Mapping[str, Any]) -> None:
         TypeError, ValueError: names the value, the reason and what is right.
     """
     whose = f"task {name!r}"
+    wrong = fault_of_limits(attributes.get("time_limit"), attributes.get("soft_time_limit"))
+    if wrong:
+        raise ValueError(f"{wrong} ({whose})")
     for key, option in TASK_OPTIONS.items():
         value = attributes.get(key)
         refuse_of_task(option, value, whose)
@@ -337,6 +356,8 @@ def check_names(name: str, given: Iterable[str], known: Callable[[str], bool]) -
 
 
 def _hint(key: str) -> str:
+    if key in _ELSEWHERE:
+        return f"; what other queues call so is {_ELSEWHERE[key]!r} here"
     return nearest(key, TASK_OPTIONS, _ALIKE) or nearest(key, _OF_DECORATORS, _SHORT_ALIKE)
 
 

@@ -18,7 +18,7 @@ from localq.announcement import Announcement
 from localq.context import running
 from localq.exceptions import StoreBusy, StoreError, StoreFull
 from localq.message import Message, new_id
-from localq.options import CARRIED, RETRY_POLICY, check_call
+from localq.options import CARRIED, RETRY_POLICY, check_call, fault_of_limits
 from localq.plan import Step
 from localq.queues import nodes_serving, own_queue
 from localq.routing import DESTINATION, Routed, Router
@@ -374,14 +374,13 @@ def _carried(options: Mapping[str, Any], properties: Mapping[str, Any]) -> dict[
 
 def _limits(options: Mapping[str, Any], limits: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
     """Return a call's time limits, (hard, soft); the call's own win over the task's."""
-    hard, soft = options.get("time_limit"), options.get("soft_time_limit")
-    hard, soft = limits[0] if hard is None else hard, limits[1] if soft is None else soft
-    if hard is not None and soft is not None and soft > hard:
-        raise ValueError(
-            f"soft_time_limit ({soft}) must be less than or equal to time_limit ({hard}): "
-            "a task is told before it is stopped"
-        )
-    return hard, soft
+    said = options.get("time_limit"), options.get("soft_time_limit")
+    # Where each says one of them, whatever they are, the one that comes first strikes.
+    for pair in (limits, said):
+        wrong = fault_of_limits(*pair)
+        if wrong:
+            raise ValueError(wrong)
+    return limits[0] if said[0] is None else said[0], limits[1] if said[1] is None else said[1]
 
 
 def _read(headers: str | None) -> dict[str, Any]:

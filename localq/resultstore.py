@@ -114,6 +114,7 @@ class ResultStore:
             The result.
 
         Raises:
+            TypeError: the state is no text.
             ValueError: a state that stands for an exception is given something else.
             EncodeError: the result cannot be written.
         """
@@ -126,8 +127,13 @@ class ResultStore:
         """Write a state and its data as an outcome that ends nothing.
 
         Raises:
-            ValueError, EncodeError: as `store_result`.
+            TypeError, ValueError, EncodeError: as `store_result`.
         """
+        if not isinstance(state, str):
+            raise TypeError(
+                f"the state of task {id!r} is {state!r}: expected text. The first argument is a task's id: "
+                "update_state(state=..., meta=...) is of the running one"
+            )
         if isinstance(value, BaseException):
             value = exception_data(value)
         elif state in EXCEPTION_STATES and not _is_exception(value):

@@ -50,6 +50,25 @@ def wanted(task: Any, retries: int, draw: Draw = draw) -> dict[str, Any]:
     return given
 
 
+def reason(exc: Any) -> Any:
+    """Return what `retry(exc=...)` was given; of a class of exceptions, one without arguments, as `raise` makes it.
+
+    Raises:
+        TypeError: it wants arguments, or is no class of exceptions.
+    """
+    if not isinstance(exc, type):
+        return exc
+    try:
+        made = exc()
+    except Exception as error:
+        raise TypeError(
+            f"retry(exc={exc.__name__}): give an exception; of the class none can be made: {error}"
+        ) from error
+    if not isinstance(made, BaseException):
+        raise TypeError(f"retry(exc={exc.__name__}): expected an exception")
+    return made
+
+
 class Retrying:
     """A block in which what a task's `autoretry_for` names becomes a retry; in a plain call it stays what it is.
 

@@ -353,18 +353,34 @@ def serializer_of(content_type: str) -> str:
 def exception_data(exc: BaseException, serializer: str = "json") -> dict[str, Any]:
     """Describe an exception so that `exception_from` can build it again.
 
-    Arguments that the serializer cannot write are kept as their repr. Celery's keys.
+    Arguments that the serializer cannot write are kept as their repr. Celery's keys, and `exc_text`: what `str` says
+    of it, where that does not follow from the arguments.
     """
     kind = type(exc)
-    data: dict[str, Any] = {
-        "exc_type": kind.__qualname__,
-        "exc_message": [_writable(arg, serializer) for arg in BaseException.args.__get__(exc)],  # type: ignore[attr-defined]
-        "exc_module": kind.__module__,
-    }
+    args = [_writable(arg, serializer) for arg in BaseException.args.__get__(exc)]  # type: ignore[attr-defined]
+    data: dict[str, Any] = {"exc_type": kind.__qualname__, "exc_message": args, "exc_module": kind.__module__}
+    text = _text(exc)
+    # An __init__ of the user's may make something else of these arguments, which it has passed on itself.
+    is_plain = kind.__str__ is BaseException.__str__ and not hasattr(kind.__init__, "__code__")
+    if text is not None and not (is_plain and text == _plain_text(args)):
+        data["exc_text"] = text
     notes = exc.__dict__.get("__notes__")
     if isinstance(notes, list):
         data["exc_notes"] = [note[:TEXT_LIMIT] for note in notes if isinstance(note, str)]
     return data
+
+
+def _text(exc: BaseException) -> str | None:
+    """Return what an exception says, cut to TEXT_LIMIT; None if its `__str__` fails."""
+    try:
+        return str(exc)[:TEXT_LIMIT]
+    except Exception:
+        return None
+
+
+def _plain_text(args: Collection[Any]) -> str | None:
+    """Return what an exception says that has these arguments and no words of its own."""
+    return _text(Exception(*args))
 
 
 def _writable(value: Any, serializer: str) -> Any:
@@ -417,11 +433,16 @@ def traceback_text(exc: BaseException) -> str:
     )
 
 
-def exception_from(data: Any) -> BaseException:
+def exception_from(data: Any, is_here: bool = False) -> BaseException:
     """Build an exception again from `exception_data`.
 
-    Only classes of modules that are imported already are used, and only if they are exceptions;
-    for any other name a class of that name is made up, so that the name and the message survive.
+    Only classes of modules that are imported already are used, and only if they are exceptions; for any other name a
+    class of that name is made up, so that the name and the message survive. So it is for what is no `Exception` and
+    would end, or cancel, whoever asked: SystemExit, KeyboardInterrupt, CancelledError. One that does not come back
+    with its text gets it by a class made up below its own.
+
+    Args:
+        is_here: it was raised in this very call, and may end it.
 
     Raises:
         SecurityError: the data names something that is not an exception.
@@ -429,9 +450,12 @@ def exception_from(data: Any) -> BaseException:
     if isinstance(data, BaseException):
         return data
     name, module = str(data["exc_type"]), str(data.get("exc_module") or "localq.exceptions")
-    args = data["exc_message"]
+    args, text = data["exc_message"], data.get("exc_text")
     args = tuple(args) if isinstance(args, list | tuple) else (args,)
-    exc = _build(_exception_class(name, module), args)
+    kind = _exception_class(name, module)
+    if not issubclass(kind, Exception) and not is_here:
+        kind = _stand_in(name.rpartition(".")[2], module)
+    exc = _built(kind, args, text if isinstance(text, str) else None)
     for note in data.get("exc_notes", ()):
         exc.add_note(str(note))
     return exc
@@ -448,31 +472,70 @@ def _exception_class(name: str, module: str) -> type[BaseException]:
     return found
 
 
-def _build(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+def _stand_in(name: str, module: str) -> type[Exception]:
+    return type(name, (Exception,), {"__module__": module})
+
+
+def _built(kind: type[BaseException], args: tuple[Any, ...], text: str | None) -> BaseException:
+    """Make an exception that can be shown, and says this text if one is known."""
+    for make in (_called, _without_init):
+        exc = make(kind, args)
+        if exc is not None and _can_be_shown(exc) and text in (None, _text(exc)):
+            return exc
+    return _described(kind, args, (text if text is not None else _plain_text(args)) or "")
+
+
+def _called(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException | None:
     try:
-        return kind(*args)
+        exc = kind(*args)
     except Exception:
-        return _without_init(kind, args)
+        return None
+    return exc if isinstance(exc, BaseException) else None
 
 
-def _without_init(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+def _without_init(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException | None:
     """Make an exception whose __init__ wants other arguments than it passed on: class and message survive."""
     try:
         exc = kind.__new__(kind)
         exc.args = args
     except Exception:
-        return _stand_in(kind.__name__, kind.__module__)(*args)
+        return None
     return exc
 
 
-def _stand_in(name: str, module: str) -> type[Exception]:
-    return type(name, (Exception,), {"__module__": module})
+def _can_be_shown(exc: BaseException) -> bool:
+    try:
+        str(exc), repr(exc)
+    except Exception:
+        return False
+    return True
 
 
-def value_of(record: Any, conf: Any) -> Any:
-    """Read what a record holds: a value, or the exception of a state that stands for one."""
+def _described(kind: type[BaseException], args: tuple[Any, ...], text: str) -> BaseException:
+    """Make an exception that says this text, of a class below `kind`, or below the nearest above it that allows it."""
+    shown: dict[str, Any] = {
+        "__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__,
+        "__str__": lambda _: text, "__repr__": lambda _: f"{kind.__name__}({text!r})",
+        "__reduce__": lambda self: (exception_from, (exception_data(self),)),
+    }  # fmt: skip
+    above = (base for base in kind.__mro__ if issubclass(base, BaseException))
+    return next(exc for base in above if (exc := _below(base, kind.__name__, shown, args)) is not None)
+
+
+def _below(base: Any, name: str, shown: dict[str, Any], args: tuple[Any, ...]) -> BaseException | None:
+    """Make an exception of a class below `base`; None if there may be none below it (pydantic's ValidationError)."""
+    try:
+        made: Any = type(base)(name, (base,), shown)
+    except Exception:
+        return None
+    exc = _called(made, args)
+    return exc if exc is not None else _without_init(made, args)
+
+
+def value_of(record: Any, conf: Any, is_here: bool = False) -> Any:
+    """Read what a record holds: a value, or the exception of a state that stands for one; see `exception_from`."""
     if record.result is None:
         return TaskRevokedError("revoked") if record.state == states.REVOKED else None
     accept = conf.result_accept_content or conf.accept_content
     value = decode(record.result, record.content_type or "application/json", accept, record.checksum)
-    return exception_from(value) if record.state in states.EXCEPTION_STATES else value
+    return exception_from(value, is_here) if record.state in states.EXCEPTION_STATES else value

@@ -44,6 +44,7 @@ from localq.publisher import Defaults, Publisher
 from localq.recovery import mode_of
 from localq.result import AsyncResult, EagerResult
 from localq.resultstore import keep
+from localq.retries import reason
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -438,11 +439,12 @@ class Task(Generic[P, R]):
             meta: the state's data: something to encode, or an exception.
             more: further keys for meta, if that is a dict.
 
-        No state by hand ends a task. What it returns or raises does, and takes its place, whatever it was; only
-        after `raise Ignore()` it stays. In a task that runs eagerly it is kept if its results are (the option
+        No state by hand ends a task that was sent. What it returns or raises does, and takes its place, whatever it
+        was; only after `raise Ignore()` it stays. In a task that runs eagerly it is kept if its results are (the option
         `store_eager_result`).
 
         Raises:
+            TypeError: the state is no text.
             ValueError: there is no task id, or no state; or the state stands for an exception, and meta does not.
             EncodeError: the meta cannot be written.
         """
@@ -450,12 +452,13 @@ class Task(Generic[P, R]):
         id = task_id or request.id
         if id is None or not state:
             raise ValueError(f"update_state needs a task and a state, got id {id!r} and state {state!r}")
-        backend = self.app.backend
-        said = backend.said(id, state, {**(meta or {}), **more} if more else meta)
+        backend, meta = self.app.backend, {**(meta or {}), **more} if more else meta
         claim = request.__dict__.get("_claim") if id == request.id else None
         if claim is None:
-            backend.storage.update(0, 0, said)
-        elif not request.is_eager:
+            backend.store_result(id, meta, state)
+            return
+        said = backend.said(id, state, meta)
+        if not request.is_eager:
             said = said._replace(seq=claim.seq, token=claim.token, worker=request.hostname)
             backend.storage.update(claim.seq, claim.token, said)
         elif self.store_eager_result:
@@ -490,7 +493,7 @@ class Task(Generic[P, R]):
         self,
         args: Iterable[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
-        exc: BaseException | None = None,
+        exc: BaseException | type[BaseException] | None = None,
         throw: bool = True,
         eta: Any = None,
         countdown: float | None = None,
@@ -503,7 +506,7 @@ class Task(Generic[P, R]):
 
         Args:
             args, kwargs: other arguments for the next attempt; of those of this one, what still fits is kept.
-            exc: why; raised when there are no attempts left.
+            exc: why; raised when there are no attempts left. An exception, or a class of them.
             throw: if False, return instead, to do something else first. The attempt ends in RETRY all the same,
                 whatever the task returns or raises then.
             countdown, eta: when; `default_retry_delay` seconds from now otherwise.
@@ -514,11 +517,12 @@ class Task(Generic[P, R]):
             Retry: to end the attempt.
             MaxRetriesExceededError: there are none left and no `exc` was given.
             Reject: the next attempt cannot be written; the task fails.
-            TypeError, ValueError: an option does not exist or has no such value, or would make it another call.
+            TypeError, ValueError: an option does not exist or has no such value, or would make it another call; a class
+                cannot be made an exception without arguments.
         """
-        request = self.request
+        request, why = self.request, reason(exc)
         if request.called_directly:
-            _raise(exc if isinstance(exc, BaseException) else Retry("Task can be retried", None))
+            _raise(why if isinstance(why, BaseException) else Retry("Task can be retried", None))
         fixed = FIXED_IN_RETRY.intersection(options)
         if fixed:
             raise TypeError(f"retry() takes no {', '.join(sorted(fixed))}: the next attempt is the same call, with its "
@@ -529,7 +533,7 @@ class Task(Generic[P, R]):
             request.update(_max_retries=max_retries)
         limit = self.max_retries if max_retries is None else max_retries
         if limit is not None and request.retries >= limit:
-            self._give_up(request, exc, again)
+            self._give_up(request, why, again)
         if not eta and countdown is None:
             countdown = self.default_retry_delay
         at = self._next_attempt(countdown, eta)
@@ -540,7 +544,7 @@ class Task(Generic[P, R]):
             message = self.app.retried(self, *again, options, at)
         except Exception as error:
             raise Reject(error, requeue=False) from error
-        signal = Retry(exc=exc, when=eta or countdown, is_eager=request.is_eager, sig=message)
+        signal = Retry(exc=why, when=eta or countdown, is_eager=request.is_eager, sig=message)
         if throw:
             raise signal
         request.update(_retry=signal)

@@ -47,13 +47,14 @@ class Wait:
 
     Args:
         own: all that is waited for was sent by this process, so its own bell rings.
-        what: the result waited for, named in errors and hints.
+        what: the result waited for, named in errors and hints; or a list of those that are left, the next one last.
     """
 
     def __init__(
         self, backend: Any, own: bool, timeout: float | None, on_interval: Callable[[], Any] | None, what: Any
     ) -> None:
-        self._backend, self._own, self._what, self._on_interval = backend, own, what, on_interval
+        self._backend, self._own, self._on_interval = backend, own, on_interval
+        self._left = what if isinstance(what, list) else [what]
         self._started = clock.monotonic()
         self._deadline = None if timeout is None else self._started + timeout
         self._next_scan = self._started + PATIENCE_S
@@ -72,7 +73,7 @@ class Wait:
         pause = FIRST_LOOK_S
         brought: list[Record] = []
         # Up since before it was sent: no call of this process has ended since, so there is nothing to see yet.
-        has_looked = self._what._asked == (bell, bell.raised) and bell.is_up()
+        has_looked = self._left[-1]._asked == (bell, bell.raised) and bell.is_up()
         try:
             while True:
                 if not has_looked:
@@ -95,7 +96,7 @@ class Wait:
             return pause
         left = self._deadline - clock.monotonic()
         if left <= 0:
-            raise timed_out(self._what)
+            raise timed_out(self._left[-1])
         return min(pause, left)
 
     def _scan(self) -> None:
@@ -109,7 +110,8 @@ class Wait:
         if self._has_hinted:
             return
         self._has_hinted = True
-        record = storage.records((self._what.id,)).get(self._what.id)
+        id = self._left[-1].id
+        record = storage.records((id,)).get(id)
         lack = record and lacking(record, self._backend)
         if record is not None and lack:
             logger.warning("task %s[%s] waits in %s: %s", record.name, record.id, storage.url, lack)

@@ -116,6 +116,21 @@ def test_the_time_is_for_all_of_them_together(app, add):
         assert app.ResultSet([]).join() == app.ResultSet([]).get() == []
 
 
+@pytest.mark.row("F175")
+@pytest.mark.parametrize("way", ["get", "told", "iterated"])
+def test_if_the_time_is_over_a_member_that_has_not_ended_is_named(app, add, way):
+    members = group(add.s(0, 0), add.s(1, 1).set(queue="later"), add.s(2, 2)).apply_async()
+    work_off(app)
+    done, open_one = members[0].id, members[1].id
+    assert AsyncResult(done, app=app).ready()
+    with pytest.raises(TimeoutError, match=f"task {open_one} is PENDING") as raised:
+        if way == "iterated":
+            list(members.iter_native(timeout=0.05))
+        else:
+            members.get(timeout=0.05, on_message=print if way == "told" else None)
+    assert done not in str(raised.value)
+
+
 @pytest.mark.row("F174", "F176")
 def test_every_state_of_every_member_is_told(app, running):
     @app.task(bind=True)

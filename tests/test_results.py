@@ -13,9 +13,9 @@ from waiting import wait_until
 from working import claims_of, work_off
 
 from localq import AsyncResult, EagerResult, GroupResult, LocalQ, chain, group, states
-from localq.exceptions import Ignore, IncompleteStream, TaskRevokedError, TimeoutError
+from localq.exceptions import EncodeError, Ignore, IncompleteStream, TaskRevokedError, TimeoutError
 from localq.message import Outcome
-from localq.result import allow_join_result, denied_join_result, result_from_tuple
+from localq.result import ResultSet, allow_join_result, denied_join_result, result_from_tuple
 from localq.storage.news import KEPT
 from localq.testing.worker import start_worker
 from localq.waiting import Listener
@@ -82,6 +82,42 @@ def test_get_raises_what_the_task_raised_or_returns_it(app, running, fail):
             result.get(timeout=LIMIT_S)
         found = result.get(timeout=LIMIT_S, propagate=False)
     assert (type(found), found.args) == (ValueError, ("why",))
+
+
+class Coded(Exception):
+    """Its words are made of what it does not pass on."""
+
+    def __init__(self, *, code):
+        self.code = code
+
+    def __str__(self):
+        return f"code is {self.code}"
+
+
+@pytest.mark.row("F164")
+def test_what_get_raises_says_what_the_tasks_exception_said(app, running):
+    @app.task
+    def fails():
+        raise Coded(code=7)
+
+    with running(), pytest.raises(Coded) as raised:
+        fails.delay().get(timeout=LIMIT_S)
+    assert str(raised.value) == "code is 7"
+
+
+@pytest.mark.row("F164")
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_task_cannot_end_the_process_that_waits_for_it(app, kind):
+    @app.task
+    def exits():
+        raise kind("bye")
+
+    with start_worker(app):
+        result = exits.delay()
+        with pytest.raises(Exception, match=r"^bye$") as raised:  # any Exception: it is a class made up
+            result.get(timeout=LIMIT_S)
+    assert type(raised.value).__name__ == kind.__name__
+    assert result.state == "FAILURE"
 
 
 @pytest.mark.row("F164")
@@ -397,6 +433,31 @@ def test_what_a_listener_raises_ends_its_wait_and_nothing_else(app, steps):
 # -- States by hand ------------------------------------------------------------------------------
 
 
+@pytest.mark.row("F161")
+def test_a_state_by_hand_that_is_no_text_is_an_error_that_says_what_comes_first(app, running):
+    @app.task(bind=True)
+    def slips(self):
+        self.update_state("PROGRESS", {"at": 1})
+
+    with (
+        running(),
+        pytest.raises(TypeError, match=r"The first argument is a task's id: update_state\(state=") as raised,
+    ):
+        slips.delay().get(timeout=LIMIT_S)
+    assert "{'at': 1}" in str(raised.value)
+    with pytest.raises(TypeError, match="'other'"):
+        app.backend.store_result("other", None, 5)
+
+
+@pytest.mark.row("F161")
+@pytest.mark.parametrize("state", ["SUCCESS", "MINE"])
+def test_a_state_by_hand_of_an_id_that_was_never_sent_is_kept(app, add, state):
+    add.update_state(task_id="elsewhere", state=state, meta={"at": 1})
+    found = app.AsyncResult("elsewhere")
+    assert (found.state, found.info, found.ready()) == (state, {"at": 1}, state == "SUCCESS")
+    assert work_off(app) == []
+
+
 @pytest.mark.row("F161", "F182")
 @pytest.mark.parametrize("state", ["SUCCESS", "FAILURE", "MINE"])
 @pytest.mark.parametrize("end", ["returns", "raises", "ignores"])
@@ -587,6 +648,45 @@ def test_all_that_came_of_a_task_is_collected_breadth_first(app, tree):
     parents = [parent for parent, _ in result.iterdeps()]
     assert parents == [None, result, members, members, members, *members]
     assert result.get_leaf() == 4
+
+
+@pytest.mark.row("F171")
+def test_a_task_that_returns_results_of_others_returns_their_ids(app, running, add):
+    @app.task
+    def one():
+        return add.delay(1, 2)
+
+    @app.task
+    def many(number):
+        return group(add.s(i, i) for i in range(number))()
+
+    with running():
+        single, several = one.delay(), many.delay(3)
+        value = single.get(timeout=LIMIT_S)
+        assert value == [[value[0][0], None], None]
+        head, members = several.get(timeout=LIMIT_S)
+        assert (head[1], len(members)) == (None, 3)
+        if running.mode == "eager":
+            return
+        assert result_from_tuple(value, app).get(timeout=LIMIT_S) == 3
+        found = result_from_tuple([head, members], app)
+        assert (type(found), found.get(timeout=LIMIT_S)) == (GroupResult, [0, 2, 4])
+        collected = [value for _, value in several.collect(timeout=LIMIT_S)]
+        assert collected == [[head, members], [0, 2, 4], 0, 2, 4]
+
+
+@pytest.mark.row("F171")
+@pytest.mark.parametrize("kind", ["list", "dict", "set"])
+def test_within_something_else_they_cannot_be_written_as_in_celery(app, add, kind):
+    @app.task
+    def returns():
+        found = add.delay(1, 2)
+        return {"list": [found], "dict": {"a": found}, "set": ResultSet([found])}[kind]
+
+    result = returns.delay()
+    work_off(app)
+    with pytest.raises((EncodeError, TypeError), match=r"AsyncResult|has no id"):
+        result.get(timeout=0)
 
 
 @pytest.mark.row("F169", "F170")

@@ -159,6 +159,30 @@ def test_a_retry_that_cannot_be_written_rejects_the_message_and_the_task_fails(a
     assert ("type object" in str(failure.value)) or ("takes 0 positional arguments" in str(failure.value))
 
 
+@pytest.mark.row("F151")
+def test_the_class_of_an_exception_stands_for_one_without_arguments(app, running):
+    @app.task(bind=True, max_retries=1)
+    def work(self):
+        raise self.retry(exc=ValueError, countdown=0)
+
+    with running():
+        failed = work.delay().get(timeout=LIMIT_S, propagate=False)
+    assert (type(failed), failed.args) == (ValueError, ())
+    with pytest.raises(ValueError, match=r"^$"):
+        work()
+
+
+@pytest.mark.row("F151")
+@pytest.mark.parametrize("kind", [UnicodeDecodeError, int])
+def test_a_class_of_which_none_can_be_made_is_an_error_that_says_so(app, running, kind):
+    @app.task(bind=True)
+    def work(self):
+        raise self.retry(exc=kind, countdown=0)
+
+    with running(), pytest.raises(TypeError, match=rf"retry\(exc={kind.__name__}\).*an exception"):
+        work.delay().get(timeout=LIMIT_S)
+
+
 @pytest.mark.row("F150")
 @pytest.mark.parametrize("name", ["task_id", "chord", "chain", "group_id", "link", "retries"])
 def test_a_retry_is_the_same_call_and_says_so(app, name):

@@ -17,7 +17,7 @@ from localq import dead, states
 from localq.cli.errors import Mistake
 from localq.cli.finder import app_or_store
 from localq.cli.main import Commands, joined, merged
-from localq.exceptions import RetryRefused
+from localq.exceptions import Reject, RetryRefused
 from localq.message import LEADS_BY_GROUP, LEADS_BY_ID, Message, Record
 from localq.recovery import retry_command, sweep
 from localq.serialization import decode, safe_repr, value_of
@@ -192,7 +192,7 @@ def _reason(app: Any, record: Record) -> str:
     """Say in words why a task failed."""
     try:
         exc = value_of(record, app.conf)
-        return f"{type(exc).__name__}: {exc}"
+        return f"{type(exc).__name__}: {exc.reason if isinstance(exc, Reject) else exc}"
     except Exception as fault:
         return f"(cannot be read: {fault})"
 

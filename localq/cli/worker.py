@@ -13,6 +13,7 @@ from localq.cli.errors import Mistake
 from localq.cli.finder import find_app
 from localq.cli.main import merged
 from localq.exceptions import ImproperlyConfigured
+from localq.options import fault_of_limits
 from localq.registry import nearest
 from localq.worker import Worker, configure_logging, pools
 
@@ -78,6 +79,9 @@ def command(ctx: click.Context, /, **options: Any) -> None:
             pools.get(given["pool"])
         except ImproperlyConfigured as exc:
             raise Mistake("LQ103", str(exc)) from exc
+    wrong = fault_of_limits(given["time_limit"], given["soft_time_limit"])
+    if wrong:
+        raise click.UsageError(wrong)
     app = find_app(given["app_spec"])
     if given["store"]:
         app.backend.use(given["store"])

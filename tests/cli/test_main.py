@@ -124,7 +124,7 @@ def test_a_misspelt_option_names_the_nearest(here):
     assert "localq worker --help" in text
 
 
-@pytest.mark.parametrize("words", [["-c", "0"], ["-c", "many"]])
+@pytest.mark.parametrize("words", [["-c", "0"], ["-c", "many"], ["--time-limit=1", "--soft-time-limit=2"]])
 def test_a_senseless_number_is_a_usage_error(here, words):
     mistake(localq("-A", "tasks", "worker", *words, cwd=here), "LQ101")
 

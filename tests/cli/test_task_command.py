@@ -11,6 +11,7 @@ from forking import Line, forked, killed
 from working import claims_of, work_off
 
 from localq import LocalQ, chain, chord
+from localq.exceptions import Reject
 from localq.message import Message, Outcome
 from localq.recovery import EARLY, lost
 from localq.serialization import checksum
@@ -91,6 +92,34 @@ def test_a_failed_task_is_shown_with_all_that_is_known_of_it(here, app, fail):
     assert found["traceback"].startswith("Traceback (most recent call last):")
     assert found["traceback"].endswith("ValueError: no 1")
     assert found["run again"] == f"localq -b {app.storage.url} task retry {result.id}"
+
+
+class Coded(Exception):
+    def __init__(self, *, code):
+        self.code = code
+
+    def __str__(self):
+        return f"code is {self.code}"
+
+
+@pytest.mark.parametrize(
+    ("exc", "words"),
+    [
+        (Coded(code=7), "Coded: code is 7"),
+        (Reject("no", requeue=False), "Reject: no"),
+        (SystemExit(3), "SystemExit: 3"),
+    ],
+    ids=["words of its own", "refused", "no Exception"],
+)
+def test_what_an_exception_said_is_shown_whatever_its_class(here, app, exc, words):
+    @app.task(name="proj.raises")
+    def raises():
+        raise exc
+
+    result = raises.delay()
+    work_off(app)
+    assert shown(here, result.id)["exception"] == words
+    assert words in localq("-A", "tasks", "task", "retry", "--failed", "--dry-run", cwd=here).stdout
 
 
 def test_the_names_stand_in_one_column(here, app, add):

@@ -21,7 +21,7 @@ PYTHON = os.environ.get("PARITY_PYTHON", sys.executable)
 
 
 RECORDED = [
-    pytest.param(subject, name, id=f"{subject}-{name}", marks=[pytest.mark.row(*shown["rows"]), group_of(subject)])
+    pytest.param(subject, name, id=f"{subject}-{name}", marks=pytest.mark.row(*shown["rows"]))
     for subject in stage.SUBJECTS
     for name, shown in stage.expected(subject).items()
 ]

@@ -73,7 +73,10 @@ def test_leaving_by_sys_exit_is_a_failure_and_not_the_end_of_the_worker(app):
         raise SystemExit(3)
 
     outcome = run(app, leave)
-    assert (outcome.state, type(error(outcome))) == ("FAILURE", SystemExit)
+    assert (outcome.state, type(error(outcome)).__name__) == ("FAILURE", "SystemExit")
+    assert isinstance(error(outcome), Exception)
+    with pytest.raises(SystemExit):  # here and now it is the caller's
+        leave.apply().get()
 
 
 def test_ctrl_c_is_the_users_where_a_task_runs_here_and_now(app):

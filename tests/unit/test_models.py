@@ -67,7 +67,8 @@ def test_what_is_no_such_model_is_the_tasks_failure_that_says_why(app):
         work_off(app)
         assert (result.state, type(result.result).__name__) == ("FAILURE", "ValidationError")
         assert "validation error for Point" in result.traceback
-        assert "validation error for Point" in result.result.__notes__[0]
+        assert "validation error for Point" in str(result.result)
+        assert isinstance(result.result, ValueError)
     with pytest.raises(pydantic.ValidationError):
         move({"x": "far"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import get_type_hints
 
 import pytest
@@ -210,12 +211,51 @@ def test_a_wrong_option_of_a_call_is_an_error_and_nothing_is_sent(app, noop, opt
 
 @pytest.mark.row("F044")
 def test_a_soft_limit_above_the_hard_one_is_an_error_at_the_call(app):
-    @app.task(time_limit=5, soft_time_limit=10)
-    def upside_down(): ...
+    @app.task
+    def task(): ...
 
-    with pytest.raises(ValueError, match=r"soft_time_limit \(10\) must be less than or equal to time_limit \(5\)"):
-        upside_down.delay()
-    assert upside_down.apply_async(time_limit=20).id
+    words = r"soft_time_limit \(10\) must be less than or equal to time_limit \(5\)"
+    with pytest.raises(ValueError, match=words):
+        task.apply_async(time_limit=5, soft_time_limit=10)
+    assert task.apply_async(time_limit=0, soft_time_limit=10).id  # 0 is no limit
+    task.time_limit = 5
+    task.soft_time_limit = 10
+    with pytest.raises(ValueError, match=words):
+        task.delay()
+
+
+@pytest.mark.row("F044")
+@pytest.mark.parametrize("is_lazy", [True, False])
+def test_a_soft_limit_above_the_hard_one_is_an_error_where_the_task_is_made(app, is_lazy):
+    words = r"soft_time_limit \(10\) must be less than or equal to time_limit \(5\).*task 'proj.upside_down'"
+    with pytest.raises(ValueError, match=words):
+        made = app.task(name="proj.upside_down", lazy=is_lazy, time_limit=5, soft_time_limit=10)(lambda: None)
+        made.name  # a lazy one is made when it is first looked at
+
+
+@pytest.mark.row("F044")
+@pytest.mark.parametrize("call", [{"time_limit": 0.3}, {"soft_time_limit": 2}, {"time_limit": 9, "soft_time_limit": 8}])
+def test_a_call_may_say_one_limit_that_leaves_no_room_for_the_tasks_own(app, call):
+    @app.task(time_limit=1, soft_time_limit=0.5)
+    def both(): ...
+
+    sent = both.apply_async((), **call)
+    headers = json.loads(app.storage.records((sent.id,), whole=True)[sent.id].message.headers)
+    assert headers["timelimit"] == [call.get("time_limit", 1), call.get("soft_time_limit", 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("exponential_backoff", "retry_backoff"), ("max_age", "expires"), ("retries", "max_retries")]
+)
+def test_what_other_queues_call_an_option_is_told_by_its_name_here(app, theirs, ours):
+    with pytest.raises(TypeError, match=f"no option '{theirs}'.*'{ours}'"):
+        app.task(name="t", lazy=False, **{theirs: 2})(lambda: None)
+
+    class Base(Task):
+        abstract = True
+        max_age = None
+
+    assert app.task(name="own", base=Base, max_age=3)(lambda: None).max_age == 3
 
 
 @pytest.mark.row("F054")

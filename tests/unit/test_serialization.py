@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import json
 import math
+import pickle
 import sys
 from collections import OrderedDict
 from datetime import date, datetime, time, timedelta, timezone
@@ -19,6 +22,7 @@ from hypothesis import strategies as st
 from localq import exceptions
 from localq.exceptions import ContentDisallowed, DecodeError, EncodeError, PayloadCorrupt, SecurityError
 from localq.serialization import (
+    TEXT_LIMIT,
     Codec,
     checksum,
     codecs,
@@ -360,6 +364,134 @@ def test_notes_of_an_exception_survive():
     exc = ValueError("x")
     exc.add_note("seen at the third row")
     assert exception_from(back(exception_data(exc))).__notes__ == ["seen at the third row"]
+
+
+class Coded(Exception):
+    """It passes nothing on, and its words are made of what it has."""
+
+    def __init__(self, *, code):
+        self.code = code
+
+    def __str__(self):
+        return f"code is {self.code}"
+
+
+class Shouting(Exception):
+    """Its words are made of an argument that it does not pass on."""
+
+    def __init__(self, response, message=None):
+        super().__init__(message)
+        self.response = response
+
+    def __str__(self):
+        return self.response.upper()
+
+
+class Wrapping(Exception):
+    """It makes something else of its argument, and passes that on."""
+
+    def __init__(self, code):
+        super().__init__(f"status {code}")
+
+
+class Unshowable(Exception):
+    """Nobody can say what it is."""
+
+    def __str__(self):
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+class Childless(ValueError):
+    """No class may stand below it."""
+
+    def __init_subclass__(cls):
+        raise TypeError("this class is final")
+
+    def __new__(cls, *args):
+        if not args:
+            raise TypeError("it wants an argument")
+        return super().__new__(cls)
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def __str__(self):
+        return self.what
+
+
+def file_is_missing():
+    try:
+        open("/no/such/file")
+    except FileNotFoundError as exc:
+        return exc
+    raise AssertionError
+
+
+@pytest.mark.row("R24")
+@pytest.mark.parametrize(
+    "exc",
+    [Coded(code=7), Shouting("hello"), Wrapping(404), KeyError("k"), KeyError(object), ValueError("a", 1), Exception(),
+     file_is_missing(), ExceptionGroup("two", [ValueError("a")]), Childless("final"), OSError(2, "gone")],
+    ids=repr,
+)  # fmt: skip
+def test_what_an_exception_says_survives_and_it_can_be_caught_as_before(exc):
+    found = exception_from(back(exception_data(exc)))
+    assert str(found) == str(exc)
+    assert (type(found).__name__, type(found).__module__) == (type(exc).__name__, type(exc).__module__)
+    caught_by = {Childless: ValueError, ExceptionGroup: Exception}.get(type(exc), type(exc))
+    assert isinstance(found, caught_by)
+    assert type(exc).__name__ in repr(found)
+    again = exception_from(back(exception_data(found)))  # raised once more, by a task that waited for it
+    assert (str(again), isinstance(again, caught_by)) == (str(exc), True)
+
+
+@pytest.mark.parametrize("exc", [ValueError("x"), Wrapping(404), KeyError("k"), Custom("a", 1)], ids=repr)
+def test_an_exception_that_says_the_same_is_of_its_own_class(exc):
+    assert type(exception_from(back(exception_data(exc)))) is type(exc)
+
+
+def test_what_an_exception_says_is_kept_only_if_its_arguments_do_not_say_it():
+    assert "exc_text" not in exception_data(ValueError("x" * 100_000))
+    assert "exc_text" not in exception_data(ValueError("bad", 3))
+    assert exception_data(Coded(code=7))["exc_text"] == "code is 7"
+    assert len(exception_data(Coded(code="x" * 100_000))["exc_text"]) == TEXT_LIMIT
+
+
+def test_an_exception_that_nobody_can_show_comes_back_as_one_that_can_be_shown():
+    found = exception_from(back(exception_data(Unshowable("x"))))
+    assert (isinstance(found, Unshowable), str(found), repr(found)) == (True, "x", "Unshowable('x')")
+
+
+def test_an_exception_with_its_text_can_be_pickled_and_copied():
+    found = exception_from(back(exception_data(Coded(code=7))))
+    for again in (pickle.loads(pickle.dumps(found)), copy.copy(found)):
+        assert (str(again), isinstance(again, Coded)) == ("code is 7", True)
+
+
+@pytest.mark.row("R24")
+@pytest.mark.parametrize(
+    "kind", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, exceptions.WorkerShutdown]
+)
+def test_what_would_end_or_cancel_the_caller_comes_back_as_an_exception_of_that_name(kind):
+    data = back(exception_data(kind("why")))
+    found = exception_from(data)
+    assert isinstance(found, Exception)
+    assert not isinstance(found, kind)
+    assert (type(found).__name__, str(found), found.args) == (kind.__name__, "why", ("why",))
+    assert type(exception_from(data, is_here=True)) is kind
+
+
+@pytest.mark.row("R24")
+@pytest.mark.parametrize("text", [7, None, ["x"], {"a": 1}, "x" * 200_000])
+def test_a_text_that_nobody_wrote_does_no_harm(text):
+    data = {"exc_type": "ValueError", "exc_module": "builtins", "exc_message": ["x"], "exc_text": text}
+    assert isinstance(exception_from(data), ValueError)
+    assert str(exception_from(data)) == (text if isinstance(text, str) else "x")
+    with pytest.raises(SecurityError, match="system"):
+        exception_from({**data, "exc_type": "system", "exc_module": "os"})
 
 
 def test_celerys_form_of_a_single_message_is_understood():

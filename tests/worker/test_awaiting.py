@@ -113,6 +113,80 @@ def test_the_callback_gets_id_and_value(app, add):
     assert told == [(id, 2)]
 
 
+@pytest.fixture
+def steps(app):
+    @app.task(bind=True)
+    def steps(self, number, fails=False):
+        for at in range(number):
+            self.update_state(state="PROGRESS", meta=at)
+        if fails:
+            raise ValueError("at last")
+        return number
+
+    return steps
+
+
+def test_who_listens_is_told_every_state_in_the_loop_that_waits(app, steps, running):
+    told, threads = [], set()
+
+    def tell(meta):
+        told.append((meta["status"], meta["result"]))
+        threads.add(threading.current_thread())
+
+    async def program():
+        result = await steps.adelay(3)
+        return await result.aget(timeout=30, on_message=tell), await result.aget(on_message=tell)
+
+    with running():
+        assert asyncio.run(program()) == (3, 3)
+    story = [("PROGRESS", at) for at in range(3)] * (running.mode != "eager") + [("SUCCESS", 3)]
+    assert told == story * 2
+    assert threads == {threading.current_thread()}
+
+
+def test_who_listens_to_a_group_is_told_of_every_member(app, steps, running):
+    told = {}
+
+    async def program():
+        members = await group(steps.s(2), steps.s(1)).aapply_async()
+        values = await members.aget(
+            timeout=30, on_message=lambda meta: told.setdefault(meta["task_id"], []).append(meta["status"])
+        )
+        return values, [told.get(each.id) for each in members]
+
+    with running():
+        values, stories = asyncio.run(program())
+    assert values == [2, 1]
+    if running.mode != "eager":
+        assert stories == [["PROGRESS", "PROGRESS", "SUCCESS"], ["PROGRESS", "SUCCESS"]]
+
+
+def test_who_listens_waits_no_longer_than_he_says_and_what_he_raises_ends_it(app, steps):
+    class EnoughError(Exception):
+        pass
+
+    def enough(meta):
+        raise EnoughError(meta["status"])
+
+    async def program():
+        late = await steps.aapply_async((1,), queue="nobody")
+        with pytest.raises(TimeoutError, match=late.id):
+            await late.aget(timeout=0.2, on_message=enough)
+        with pytest.raises(TimeoutError, match="is PENDING"):
+            await (await group(steps.s(1).set(queue="nobody")).aapply_async()).aget(timeout=0.2, on_message=enough)
+        failed = await steps.adelay(0, fails=True)
+        told = []
+        with pytest.raises(ValueError, match="at last"):
+            await failed.aget(timeout=30, on_message=lambda meta: told.append(meta["status"]))
+        assert told == ["FAILURE"]
+        with pytest.raises(EnoughError, match="PROGRESS"):
+            await (await steps.adelay(1)).aget(timeout=30, on_message=enough)
+
+    with start_worker(app):
+        asyncio.run(program())
+    assert waiters(app) == 0
+
+
 def test_time_is_over_and_the_error_says_why(app, add):
     async def program():
         result = await add.adelay(1)

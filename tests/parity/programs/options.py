@@ -77,11 +77,6 @@ def compressed(self, x):
     return len(x)
 
 
-@app.task(time_limit=5, soft_time_limit=10)
-def impossible():
-    return None
-
-
 @app.task(queue="celery", priority=7, bind=True)
 def routed_by_attribute(self):
     return self.request.delivery_info["routing_key"]
@@ -195,7 +190,11 @@ def serializer_and_compression_are_attributes_and_options():
 
 @shows("F044")
 def a_soft_limit_above_the_hard_one_is_refused():
-    return raised(impossible.delay)
+    def impossible():
+        return None
+
+    decorate = app.task(name="options.impossible", time_limit=5, soft_time_limit=10)
+    return raised(lambda: decorate(impossible).delay())
 
 
 @shows("F051")
