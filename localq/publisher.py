@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 from localq import clock, moments, signals
 from localq.announcement import Announcement
 from localq.context import running
-from localq.exceptions import StoreBusy, StoreError, StoreFull
+from localq.exceptions import DuplicateTaskId, StoreBusy, StoreError, StoreFull
 from localq.message import Message, new_id
 from localq.options import CARRIED, RETRY_POLICY, check_call, fault_of_limits
 from localq.plan import Step
 from localq.queues import nodes_serving, own_queue
+from localq.resultstore import take_over
 from localq.routing import DESTINATION, Routed, Router
 from localq.serialization import checksum, decode, encode
 from localq.storage.base import Bell, Storage
@@ -201,6 +202,9 @@ class Publisher:
             messages = [each.before() for each in told]
         try:
             storage.put(messages)
+        except DuplicateTaskId:
+            if not take_over(storage, messages):
+                raise
         except StoreError as exc:
             self._put_again(storage, messages, options or {}, exc)
         for each in told or ():

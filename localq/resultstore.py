@@ -13,7 +13,7 @@ and what has ended stays as it ended.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -266,6 +266,27 @@ def keep(storage: Storage, message: Message, outcome: Outcome) -> bool:
     if outcome.state is None:
         return False
     return storage.update(0, 0, outcome._replace(seq=0, token=0, ended=False, ended_at=None))
+
+
+def take_over(storage: Storage, messages: Sequence[Message]) -> bool:
+    """Put messages of whose ids states were written before they were sent; these stay what they show.
+
+    Returns:
+        False if none of the ids is known so: somebody else's call has one of them, and nothing was put.
+    """
+    found = storage.records([message.id for message in messages])
+    early = [each for each in found.values() if each.queue == f"{EAGER_QUEUE}.{each.id}" and not each.ended]
+    if not early:
+        return False
+    for each in early:
+        # What has not ended is not forgotten.
+        storage.update(0, 0, _end(_as_it_stands(Outcome(0, 0, each.id, ended_at=clock.now()), each)))
+    storage.forget([each.id for each in early])
+    storage.put(messages)
+    for each in early:
+        storage.update(0, 0, Outcome(0, 0, each.id, each.state, result=each.result, content_type=each.content_type,
+                                     checksum=each.checksum, ended=False))  # fmt: skip
+    return True
 
 
 def by_queue(counts: Iterable[Count]) -> tuple[list[Count], int]:

@@ -13,7 +13,7 @@ from waiting import wait_until
 from working import claims_of, work_off
 
 from localq import AsyncResult, EagerResult, GroupResult, LocalQ, chain, group, states
-from localq.exceptions import EncodeError, Ignore, IncompleteStream, TaskRevokedError, TimeoutError
+from localq.exceptions import DuplicateTaskId, EncodeError, Ignore, IncompleteStream, TaskRevokedError, TimeoutError
 from localq.message import Outcome
 from localq.result import ResultSet, allow_join_result, denied_join_result, result_from_tuple
 from localq.storage.news import KEPT
@@ -804,3 +804,19 @@ def test_results_that_nobody_asks_for_cost_their_sender_nothing(app, running, ad
     (files, threads), (files_after, threads_after) = seen
     assert files_after <= files + 3  # one for each process that it may wake
     assert threads_after <= threads + 2  # the store's own, which sync what was written
+
+
+def test_a_state_written_before_its_task_is_sent_is_in_nobodys_way(app, running):
+    @app.task(name="proj.show", bind=True)
+    def show(self):
+        return "ran"
+
+    app.backend.store_result("early", {"by": "hand"}, "SENT")
+    assert (app.AsyncResult("early").state, app.AsyncResult("early").info) == ("SENT", {"by": "hand"})
+    if running.mode != "eager":
+        result = show.apply_async(task_id="early")
+        assert (result.state, result.info) == ("SENT", {"by": "hand"})
+        with running():
+            assert result.get(timeout=30) == "ran"
+        with pytest.raises(DuplicateTaskId):
+            app.task(name="proj.other")(lambda: None).apply_async(task_id="early")
