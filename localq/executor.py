@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import CoroutineType
 from typing import Any, NamedTuple, Protocol
 
@@ -97,10 +97,19 @@ class Executor:
         conf: the app's settings.
         hostname: the node name, for `request.hostname`.
         is_eager: the task runs where it was sent.
+        store: writes an end before the task's own handlers hear of it, as in Celery: what they send may read it. It
+            returns False if somebody else has ended the task meanwhile: then they hear nothing. A process that dies
+            in a handler has ended its task all the same.
     """
 
-    def __init__(self, conf: Any, hostname: str | None = None, is_eager: bool = False) -> None:
-        self.hostname, self.is_eager = hostname, is_eager
+    def __init__(
+        self,
+        conf: Any,
+        hostname: str | None = None,
+        is_eager: bool = False,
+        store: Callable[[Outcome], bool] | None = None,
+    ) -> None:
+        self.hostname, self.is_eager, self._store = hostname, is_eager, store
         self._repr_levels = conf.get("task_repr_maxlevels", 3)
         self._accept = tuple(conf.accept_content)
         self._serializer = conf.result_serializer
@@ -189,15 +198,21 @@ class Executor:
             value, outcome = self._ended_by(task, claim, exc, request)
             state = _named(value, outcome)
         else:
-            if not task.is_plain:
+            tells = not task.is_plain and self._has_stored(task, outcome)
+            if tells:
                 self._tell(task.on_success, value, id, args, kwargs)
             if signals.task_success.receivers or logger.isEnabledFor(logging.INFO):
                 self._tell_success(task, claim.message, value, time.perf_counter() - started)
-            if not task.is_plain:
+            if tells:
                 self._tell(task.after_return, states.SUCCESS, value, id, args, kwargs, None)
         if signals.task_postrun.receivers:
             signals.task_postrun.send(task, task_id=id, task=task, args=args, kwargs=kwargs, retval=value, state=state)
         return outcome
+
+    def _has_stored(self, task: Any, outcome: Outcome) -> bool:
+        """Write an end before the handlers hear of it, where that can be; returns whether they are to hear of it."""
+        # A coroutine's end is written by the thread beside its loop.
+        return self._store is None or task.is_async or self._store(outcome)
 
     def _tell_success(self, task: Any, m: Message, value: Any, took_s: float) -> None:
         if signals.task_success.receivers:
@@ -271,9 +286,9 @@ class Executor:
         m = claim.message
         einfo = Einfo(exc, traceback_text(exc))
         args, kwargs = request.args, request.kwargs
-        sends = self._tell_errbacks(task, m, request, einfo)
+        outcome = self._failed(task, claim, exc, request, einfo)
         # As in Celery, a task's handlers hear nothing of a message that it refused.
-        tells = task is not None and not isinstance(exc, Reject)
+        tells = task is not None and not isinstance(exc, Reject) and (task.is_plain or self._has_stored(task, outcome))
         if tells:
             self._tell(task.on_failure, exc, m.id, args, kwargs, einfo)
         if signals.task_failure.receivers:
@@ -284,6 +299,11 @@ class Executor:
             self._log_failure(task, m, exc, einfo)
         if tells:
             self._tell(task.after_return, states.FAILURE, exc, m.id, args, kwargs, einfo)
+        return outcome
+
+    def _failed(self, task: Any, claim: Claim, exc: BaseException, request: ClaimContext, einfo: Einfo) -> Outcome:
+        m = claim.message
+        sends = self._tell_errbacks(task, m, request, einfo)
         if m.ignore_result and not m.leads and not getattr(task, "store_errors_even_if_ignored", False):
             return _ends(claim)._replace(state=states.IGNORED, ended_at=clock.now(), sends=sends)
         data, content_type = encode(exception_data(exc), "json")

@@ -249,3 +249,39 @@ def test_a_task_says_how_far_it_is(app, running):
         found = work.delay().get(timeout=LIMIT_S)
     if running.mode != "eager":  # where nobody can look before it has ended
         assert found == ["PROGRESS", {"done": 1, "total": 3}]
+
+
+@pytest.mark.row("F143")
+def test_handlers_and_what_they_send_see_how_the_task_ended(app, running, tmp_path):
+    notes = tmp_path / "notes"
+
+    @app.task(name="proj.look")
+    def look(id):
+        with notes.open("a") as out:
+            out.write(f"sent sees {app.AsyncResult(id).state}\n")
+
+    class Telling(Task):
+        def on_success(self, retval, task_id, args, kwargs):
+            self.told(task_id)
+
+        def on_failure(self, exc, task_id, args, kwargs, einfo):
+            self.told(task_id)
+
+        def told(self, task_id):
+            with notes.open("a") as out:
+                out.write(f"handler sees {app.AsyncResult(task_id).state}\n")
+            look.delay(task_id).forget()
+
+    @app.task(name="proj.end", base=Telling)
+    def end(fails):
+        return 1 / (1 - fails)
+
+    if running.mode == "eager":
+        pytest.skip("eager results are kept only where task_store_eager_result says so, and after the handlers")
+    with running():
+        assert end.delay(0).get(timeout=30) == 1
+        assert isinstance(end.delay(1).get(timeout=30, propagate=False), ZeroDivisionError)
+        wait_until(lambda: len(notes.read_text().splitlines()) == 4)
+    assert sorted(notes.read_text().splitlines()) == [
+        "handler sees FAILURE", "handler sees SUCCESS", "sent sees FAILURE", "sent sees SUCCESS",
+    ]  # fmt: skip

@@ -41,6 +41,8 @@ BATCH_MOST, BATCH_GROWTH = 128, 4
 DEAF_S = 0.005
 #: In place of an outcome: the task runs on, and this thread is free.
 RUNS_ON = Outcome(0, 0, "")
+#: In place of an outcome: it is written already.
+DONE = Outcome(0, 0, "")
 #: Seconds between two looks for work when no bell rings.
 FLOOR_S = 1.0
 #: Longest pause between two tries to write to a full store, in seconds.
@@ -67,7 +69,9 @@ class Consumer:
         #: It has stopped because it has done enough.
         self.is_worn = False
         self._about = {"kind": "child", "node": hostname, "queues": list(queues), **about}
-        self._executor = Executor(app.conf, hostname)
+        self._executor = Executor(app.conf, hostname, store=self._store)
+        # The end that was written ahead of its batch, for the sake of the task's own handlers.
+        self._stored: Outcome | None = None
         self._rates = rates_of(app.tasks, app.conf, hostname)
         self._limit = self._asked = 1
         # Keys under which nothing need wait any more, and when that was looked up.
@@ -337,7 +341,7 @@ class Consumer:
                 break
             done += 1
             elapsed = time.perf_counter() - started
-            if outcome is RUNS_ON:
+            if outcome is RUNS_ON or outcome is DONE:
                 continue
             outcomes.append(outcome)
             faults.at("end.returned")
@@ -386,11 +390,12 @@ class Consumer:
         if task.track_started and not message.ignore_result:
             self._tell_started(storage, claim)
         try:
-            return (
-                self._executor.attempt(task, claim, fed)  # type: ignore[return-value]  # it is no coroutine's
+            outcome: Outcome = (
+                self._executor.attempt(task, claim, fed)  # type: ignore[assignment]  # it is no coroutine's
                 if attempt is None
                 else attempt.run(self._executor, fed)
             )
+            return DONE if outcome is self._stored else outcome
         except Exception as exc:
             return self._indescribable(task, claim, exc)
 
@@ -447,6 +452,17 @@ class Consumer:
         exc = NotRegistered(message.name)
         signals.task_unknown.send(None, message=message, exc=exc, name=message.name, id=message.id)
         return parked(claim, f"{NAME}{message.name}@{message.queue}")
+
+    def _store(self, outcome: Outcome) -> bool:
+        """Write an end now; returns False if somebody else has ended the task."""
+        try:
+            stale = settle_each(self.app.storage, [outcome])
+        except OperationalError as exc:
+            logger.warning("task %s's own handlers are called before its end is written: %s", outcome.id, exc)
+            return True
+        self._stored = outcome
+        self._report(stale)
+        return not stale
 
     def _tell_started(self, storage: Storage, claim: Claim) -> None:
         data, content_type = encode({"pid": os.getpid(), "hostname": self.hostname}, "json")
