@@ -440,7 +440,7 @@ async def program():
     try:
         await result.aget(timeout=0.05)
     except TimeoutError:
-        print("nobody works")
+        print("nobody works", flush=True)  # before the fork: the copy would print it, too
     asyncio.create_task(result.aget())
     await asyncio.sleep(0.05)
 
