@@ -362,6 +362,8 @@ def _verdict(claim: Claim, number: int, parent_lives: bool, reason: str, limit: 
     what = f"Worker exited prematurely: {reason}"
     if mode.kind == EARLY or (mode.kind == LATE and parent_lives):
         return lost(claim, f"{what}; {_by_hand(claim, url)}. {_BY_ITSELF[mode.kind]}")
+    if reason == STOPPED:
+        return given_back(claim)._replace(charged=1)  # that its worker was stopped says nothing against a task
     given_up = _given_up(claim, mode, limit)
     if given_up:
         return lost(

@@ -23,12 +23,12 @@ from typing import Any
 
 from localq import clock
 from localq.context import Context, running, shown_name
-from localq.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
+from localq.exceptions import OperationalError, SoftTimeLimitExceeded, TimeLimitExceeded
 from localq.executor import Executor
 from localq.message import Claim, Outcome
 from localq.recovery import Mode, given_back
 from localq.revocation import TERMINATE
-from localq.storage.base import Owner, Storage
+from localq.storage.base import Entry, Owner, Storage
 from localq.worker.terminator import read
 from localq.worker.terms import Attempt as Terms
 
@@ -151,6 +151,8 @@ class Coroutines:
         self._indescribable, self._expect = indescribable, expect
         self._look_at = 0.0
         self._free = list(range(most, 0, -1))
+        # By (seq, token), what asks in the store for the end of one that runs.
+        self._words: dict[tuple[int, int], Entry] = {}
         #: All that are not settled, by (seq, token).
         self.attempts: dict[tuple[int, int], Attempt] = {}
         self._ended: list[tuple[Attempt, Outcome]] = []
@@ -230,6 +232,8 @@ class Coroutines:
         for attempt in self._settling:
             del self.attempts[attempt.key]
             self._free.append(attempt.place)
+            if attempt.key in self._words:
+                self._forget_word(self._words.pop(attempt.key))
         self._settling = []
         return was_recalled
 
@@ -246,6 +250,12 @@ class Coroutines:
             return False  # the loop has ended
         return True
 
+    def _forget_word(self, entry: Entry) -> None:
+        try:
+            self._storage.write(entry.key, None, entry.value)
+        except OperationalError:
+            logger.debug("%s stays in the store until it expires", entry.key)
+
     def _cancel_revoked(self) -> None:
         """Cancel those that were revoked, to be stopped while they run; they are looked for now and then."""
         if clock.monotonic() < self._look_at:
@@ -253,9 +263,12 @@ class Coroutines:
         self._look_at = clock.monotonic() + LOOK_S
         for entry in self._storage.entries(TERMINATE):
             said = read(entry.value)
-            is_here = said.get("owner") == self._owner.name
-            if is_here and self.cancel(said.get("seq", 0), said.get("token", 0)):
-                self._storage.write(entry.key, None, entry.value)
+            if said.get("owner") != self._owner.name:
+                continue
+            seq, token = said.get("seq", 0), said.get("token", 0)
+            if self.cancel(seq, token):
+                # The word stays until it has ended: if the loop is stuck, the steward has this process killed.
+                self._words[seq, token] = entry
 
     def close(self) -> None:
         """End the loop and its thread. What runs still is cancelled, and ends like what a dead process ran."""

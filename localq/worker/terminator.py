@@ -14,6 +14,7 @@ import os
 import signal
 from typing import Any
 
+from localq import clock
 from localq.exceptions import StoreBusy, StoreFull
 from localq.revocation import TERMINATE
 from localq.storage.base import Storage
@@ -25,6 +26,8 @@ logger = logging.getLogger("localq.worker")
 ENDING = signal.valid_signals() - {signal.SIGCONT, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 #: Seconds between two looks when nobody rings.
 ROUND_S = 1.0
+#: Seconds that a coroutine's child has for ending it; then its loop counts as stuck.
+STUCK_S = 3.0
 
 
 class Terminator:
@@ -37,6 +40,8 @@ class Terminator:
 
     def __init__(self, storage: Storage, timer: Timer, mine: Any, ask: int | None) -> None:
         self._storage, self._timer, self._mine, self._ask = storage, timer, mine, ask
+        # What is left to a child: when it was seen first.
+        self._left: dict[str, float] = {}
 
     def start(self) -> None:
         self._timer.every(ROUND_S, self.rung)
@@ -49,18 +54,24 @@ class Terminator:
 
     def _take(self) -> None:
         entries = self._storage.entries(TERMINATE)
+        self._left = {key: at for key, at in self._left.items() if any(entry.key == key for entry in entries)}
         if not entries:
             return
         mine = {owner.name: owner for owner in self._storage.owners() if owner.about.get("parent") == self._mine}
         for entry in entries:
             said = read(entry.value)
             owner = mine.get(str(said.get("owner")))
-            # A coroutine's child ends it itself.
-            if owner is not None and not self._runs_beside(owner.name, said):
+            # A coroutine's child ends it itself, if it can.
+            if owner is not None and not (self._runs_beside(owner.name, said) and self._is_left(entry.key)):
                 # Taken out afterwards: a steward that dies in between leaves it to the next one. To be told twice of
                 # the same attempt is nothing to the supervisor.
                 self._pass_on(entry.key.removeprefix(TERMINATE), {**said, "pid": owner.about.get("pid")})
                 self._storage.write(entry.key, None, entry.value)
+
+    def _is_left(self, key: str) -> bool:
+        """Whether a coroutine's child has time yet; a process that cannot be ended has it for ever."""
+        now = clock.monotonic()
+        return self._ask is None or now - self._left.setdefault(key, now) < STUCK_S
 
     def _runs_beside(self, owner: str, said: dict[str, Any]) -> bool:
         key = (said.get("seq"), said.get("token"))

@@ -14,7 +14,19 @@ from waiting import wait_until
 from localq import LocalQ
 from localq.exceptions import ImproperlyConfigured
 from localq.message import LEADS_BY_GROUP, Claim, Message, Outcome, Want
-from localq.recovery import EARLY, LATE, LATE_REJECT, RETRY, Mode, exit_reason, given_back, mode_of, sweep, verdicts
+from localq.recovery import (
+    EARLY,
+    LATE,
+    LATE_REJECT,
+    RETRY,
+    STOPPED,
+    Mode,
+    exit_reason,
+    given_back,
+    mode_of,
+    sweep,
+    verdicts,
+)
 from localq.serialization import decode, exception_from
 from localq.storage.base import Estate, Started
 from localq.storage.owners import identity
@@ -458,6 +470,13 @@ def test_many_may_sweep_at_once_and_each_claim_is_freed_once(storage):
     assert sum(map(int, line.hear())) == 3
     (first, *_) = storage.settle((), Want("me", ("celery",), 3, 0.0)).claims
     assert first.redeliveries == 1
+
+
+@pytest.mark.parametrize("mode", [LATE_REJECT, Mode(RETRY, 3, 1.0).packed()])
+def test_a_worker_that_is_stopped_at_once_says_nothing_against_its_tasks(mode):
+    """However often that is: it is counted, and never too much."""
+    (found,) = verdicts(Estate([claim(1)._replace(redeliveries=9)], [Started(1, 1, mode)]), False, STOPPED, 3)
+    assert (found.state, found.ended, found.charged) == (None, False, 1)
 
 
 @pytest.mark.parametrize(("mode", "state", "charged"), [

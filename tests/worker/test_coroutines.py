@@ -579,7 +579,7 @@ def test_a_coroutine_that_is_revoked_while_it_runs_is_cancelled_and_no_other(app
                 assert str(error) == "terminated"
                 assert victim.state == states.REVOKED
             assert not other.ready()
-            assert app.storage.entries("terminate:") == []
+            wait_until(lambda: app.storage.entries("terminate:") == [])  # just after the end is told
             go.touch()
             assert other.get(timeout=30) == "other"
     finally:
@@ -619,6 +619,29 @@ def test_a_loop_that_is_stuck_is_killed_when_a_hard_limit_is_long_over(app, go):
         wait_until(lambda: begun(app))
         error = blocks.delay().get(timeout=30, propagate=False)
         assert (type(error), error.args) == (TimeLimitExceeded, (0.2,))
+        go.touch()
+        assert victim.get(timeout=30) == "done"
+
+
+@pytest.mark.row("R9", "N37")
+def test_a_loop_that_is_stuck_is_killed_when_what_blocks_it_was_revoked(app, go):
+    @app.task
+    async def blocks():
+        time.sleep(LONG_S)
+
+    @app.task(acks_late=True, reject_on_worker_lost=True)
+    async def beside():
+        await there(go)
+        return "done"
+
+    with start_worker(app, "prefork", concurrency=1):
+        victim = beside.delay()
+        wait_until(lambda: begun(app))
+        result = blocks.delay()
+        wait_until(lambda: len(begun(app)) == 2)
+        assert result.revoke(terminate=True) == "terminating"
+        error = result.get(timeout=30, propagate=False)
+        assert (type(error), result.state) == (TaskRevokedError, "REVOKED")
         go.touch()
         assert victim.get(timeout=30) == "done"
 
