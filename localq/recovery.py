@@ -12,6 +12,8 @@ sweep at once. Must not ask a clock whether anybody lives.
     RETRY         RETRY, charged, by the task's own max_retries and default_retry_delay, whatever the other
                   options say (so does Celery 5.7; unlike there, also if the whole worker dies)
 
+A worker that was stopped at once says nothing against what it ran: that goes back as often as it happens, charged.
+
 Where a supervisor killed the process for the task's sake, it noted why before it did, and that decides instead:
 
     time limit    FAILURE TimeLimitExceeded; with acks_late and acks_on_timeout=False back in the queue, charged
@@ -362,7 +364,7 @@ def _verdict(claim: Claim, number: int, parent_lives: bool, reason: str, limit: 
     what = f"Worker exited prematurely: {reason}"
     if mode.kind == EARLY or (mode.kind == LATE and parent_lives):
         return lost(claim, f"{what}; {_by_hand(claim, url)}. {_BY_ITSELF[mode.kind]}")
-    if reason == STOPPED:
+    if reason == STOPPED and mode.kind != RETRY:
         return given_back(claim)._replace(charged=1)  # that its worker was stopped says nothing against a task
     given_up = _given_up(claim, mode, limit)
     if given_up:

@@ -472,7 +472,7 @@ def test_many_may_sweep_at_once_and_each_claim_is_freed_once(storage):
     assert first.redeliveries == 1
 
 
-@pytest.mark.parametrize("mode", [LATE_REJECT, Mode(RETRY, 3, 1.0).packed()])
+@pytest.mark.parametrize("mode", [LATE, LATE_REJECT])
 def test_a_worker_that_is_stopped_at_once_says_nothing_against_its_tasks(mode):
     """However often that is: it is counted, and never too much."""
     (found,) = verdicts(Estate([claim(1)._replace(redeliveries=9)], [Started(1, 1, mode)]), False, STOPPED, 3)
