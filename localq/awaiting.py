@@ -53,13 +53,20 @@ END_S = 5.0
 
 def run_here(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end; where an event loop runs already, in a loop of another thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _is_in_loop():
+        # Not within the `except`: what the task raises would tell of that, too.
         return _run(coroutine)
     context = contextvars.copy_context()
     with ThreadPoolExecutor(1, "localq-eager") as thread:
         return thread.submit(context.run, _run, coroutine).result()
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -382,7 +382,9 @@ class Executor:
         except Exception:
             if self.is_eager:
                 raise
-            logger.exception("%s of the task failed; its state stays", getattr(handler, "__qualname__", handler))
+            frame, name = running.get(), getattr(handler, "__qualname__", handler)
+            whose = "" if frame is None else f" {frame.request.task}[{frame.request.id}]"
+            logger.exception("%s of task%s failed; its state stays", name, whose)
 
 
 def _through(around: Any, task: Any, request: ClaimContext, args: Any, kwargs: Any) -> Any:

@@ -285,3 +285,21 @@ def test_handlers_and_what_they_send_see_how_the_task_ended(app, running, tmp_pa
     assert sorted(notes.read_text().splitlines()) == [
         "handler sees FAILURE", "handler sees SUCCESS", "sent sees FAILURE", "sent sees SUCCESS",
     ]  # fmt: skip
+
+
+def test_a_handler_that_fails_is_named_with_its_task(app, running, caplog):
+    class Clumsy(Task):
+        def on_success(self, retval, task_id, args, kwargs):
+            raise KeyError("clumsy")
+
+    clumsy = app.task(name="proj.clumsy", base=Clumsy)(lambda: 1)
+    if running.mode == "eager":
+        with running(), pytest.raises(KeyError):
+            clumsy.delay()
+        return
+    if running.mode == "solo":
+        with running():
+            result = clumsy.delay()
+            assert result.get(timeout=30) == 1
+            wait_until(lambda: "failed; its state stays" in caplog.text)
+        assert f"Clumsy.on_success of task proj.clumsy[{result.id}] failed; its state stays" in caplog.text

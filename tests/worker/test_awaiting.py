@@ -463,3 +463,11 @@ def test_a_program_ends_at_once_and_leaves_no_bell_though_somebody_waits_and_aft
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.split("\n")) == ["", "forked", "nobody works", "nobody works", "nobody works"]
     assert os.listdir(tmp_path / "store" / "bells") == ["board"]
+
+
+def test_what_an_eager_coroutine_task_raises_tells_of_nothing_else(app):
+    @app.task
+    async def fails():
+        raise ValueError("why")
+
+    assert "no running event loop" not in str(fails.apply().traceback)
