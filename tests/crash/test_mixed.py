@@ -343,8 +343,8 @@ class Judge:
             assert error["exc_type"] == "WorkerLostError"
             # The last death is charged as well; what a coroutine died of for a neighbour's sake is counted, and is no
             # reason to give it up, until a death of its own.
-            too_late = charged > MAX_REDELIVERIES + 1 and not kind.startswith(BESIDE)
-            assert charged > MAX_REDELIVERIES and not too_late, "given up too early, or too late"
+            assert charged > MAX_REDELIVERIES, "given up too early"
+            assert charged == MAX_REDELIVERIES + 1 or kind.startswith(BESIDE), "given up too late"
             self.found["given up"] += 1
         else:
             assert error["exc_type"] == "WorkerLostError"
