@@ -108,6 +108,7 @@ def test_a_failure_and_what_it_was_is_told_twice(work, running, calls):
 def test_a_retry_is_told_before_the_next_attempt_begins(work, running, calls):
     with running():
         work.delay("retry").get(timeout=LIMIT_S)
+        assert len(calls(5)) == 5  # they come after the end that `get` waits for
         work.delay("retry without").get(timeout=LIMIT_S)
     assert [line[0] for line in calls(10)] == ["before_start", "on_retry", "before_start", "on_success",
                                                "after_return"] * 2  # fmt: skip
